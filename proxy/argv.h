@@ -1,0 +1,38 @@
+/* A parsed command: its arguments, and its canonical RESP. One representation from the client's socket to Valkey's.
+ *
+ *   canonical:  *3\r\n $3\r\n SET\r\n $1\r\n k\r\n $1\r\n v\r\n      (bytes, n)
+ *   arg[i]:     offset of the argument's first byte inside `bytes`, and its length */
+#ifndef HF_ARGV_H
+#define HF_ARGV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct buf;
+
+struct arg {
+    size_t at, len;
+};
+struct argv {
+    const char *bytes; /* borrowed: the parser's, an op's or a stream's */
+    size_t n;
+    const struct arg *arg;
+    size_t count;
+};
+
+static inline const char *argv_at(const struct argv *a, size_t i)
+{
+    return a->bytes + a->arg[i].at;
+}
+static inline size_t argv_len(const struct argv *a, size_t i)
+{
+    return a->arg[i].len;
+}
+bool argv_is(const struct argv *a, size_t i, const char *word);           /* argument i is this word, without case; false if there is none */
+bool argv_integer(const struct argv *a, size_t i, int64_t *out);          /* as Valkey's string2ll: no '+', space or leading zero */
+void argv_encode(struct buf *out, size_t count, const char *const *arg, const size_t *len); /* appends canonical RESP */
+void argv_header(struct buf *out, size_t count);                          /* *count\r\n */
+void argv_bulk(struct buf *out, const void *bytes, size_t n);             /* $n\r\n...\r\n */
+
+#endif
