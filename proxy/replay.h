@@ -1,0 +1,42 @@
+/* Replay: from the log to the stream that rebuilds Valkey. state = snapshot + OUTCOMEs (a REF expands to its intent's bytes), in log order.
+ *
+ * The same walk, without output, tells what a start needs to know: the intents still pending, the last attachment, the next sequence number. */
+#ifndef HF_REPLAY_H
+#define HF_REPLAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "log/log.h"
+
+struct buf;
+struct replay;
+
+struct replay_intent {
+    uint64_t seq;
+    uint32_t db;
+    const char *resp; /* borrowed from the replay */
+    size_t n;
+};
+struct replay_facts { /* complete once the walk has ended */
+    uint64_t next_seq;                /* above every sequence number seen */
+    bool attached;                    /* a CONTROL_ATTACH was seen */
+    char run_id[48], replid[48];
+    uint64_t offset;                  /* of that stream: end of the last OUTCOME since, else where it attached */
+    uint32_t db;                      /* database selected there, as far as the log knows */
+    uint64_t commands;                /* effects passed on */
+    int mode;                         /* last CONTROL_MODE, -1 if none */
+    const struct replay_intent *pending; /* neither REFed nor RESOLVED, in sequence order */
+    size_t pending_count;
+};
+
+/* mark: the snapshot to start from, NULL for the whole log. */
+struct replay *replay_new(struct log *log, const struct snapshot_mark *mark);
+void replay_free(struct replay *r);
+/* Walks about bytes_max of log and appends the stream (RESP, with SELECTs; begins with one) to out unless out is NULL. true = there is more. */
+bool replay_step(struct replay *r, struct buf *out, size_t bytes_max);
+double replay_progress(const struct replay *r); /* 0..1, by log index */
+const struct replay_facts *replay_facts(const struct replay *r);
+
+#endif
