@@ -1,0 +1,126 @@
+# Holdfast. `make` builds build/holdfast, `make run` starts one node, `make test` runs every test.
+#
+#   make SAN=address,undefined test     the same in build/san-address-undefined/ (also: SAN=thread)
+#   make CC=clang                       another compiler (objects are built again when flags or compiler change)
+#   make BUILD=/tmp/b                   another output directory (what `make deps` fetched stays in build/deps)
+
+CC      ?= cc
+ifeq ($(origin CC),default)
+CC      := cc
+endif
+AR      ?= ar
+PYTHON  ?= /usr/bin/python3
+BUILD   ?= build
+DEPS    := build/deps
+SAN     ?=
+
+comma   := ,
+OUT     := $(BUILD)$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
+OBJ     := $(OUT)/obj
+BIN     := $(OUT)/holdfast
+ARCHIVE := $(OUT)/libholdfast.a
+
+SOURCES := $(wildcard proxy/*.c config/*.c log/*.c log/base/*.c)
+OBJECTS := $(SOURCES:%.c=$(OBJ)/%.o)
+PARTS   := $(filter-out $(OBJ)/proxy/main.o,$(OBJECTS))
+UNIT    := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZ    := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+HELPERS := $(patsubst tests/unit/%.c,$(OBJ)/tests/unit/%.o,$(filter-out tests/unit/test_%,$(wildcard tests/unit/*.c)))
+
+# hiredis: the system's from 1.0 on, else our own static one (Debian 12 has 0.14, with another struct layout).
+ifeq ($(shell pkg-config --atleast-version=1.0 hiredis 2>/dev/null && echo yes),yes)
+HIREDIS_LIB  := $(shell pkg-config --libs hiredis)
+HIREDIS_FILE :=
+else
+HIREDIS_LIB  := $(DEPS)/lib/libhiredis.a
+HIREDIS_FILE := $(HIREDIS_LIB)
+endif
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+CFLAGS  ?= -O2 -g
+WARN    := -Wall -Wextra -Wconversion -Werror
+# -isystem comes before the standard directories, and after -I.: our hiredis wins over the system's.
+ALLFLAGS := -std=c11 -D_GNU_SOURCE $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -I. -isystem $(DEPS)/include
+LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson -lm -pthread
+
+.PHONY: all deps run test unit fuzz e2e clients check tidy bench format clean FORCE
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $(BIN)
+
+$(BIN): $(OBJECTS) $(HIREDIS_FILE)
+	@mkdir -p $(@D)
+	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $(OBJECTS) $(LIBS)
+
+# Unit tests and fuzzers link against everything but main.
+$(ARCHIVE): $(PARTS) $(OUT)/parts
+	@rm -f $@
+	@$(AR) qcs $@ $(PARTS) # q, not r: two directories may hold files of one name
+
+$(OBJ)/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
+	@mkdir -p $(@D)
+	$(CC) $(ALLFLAGS) -MMD -MP -c -o $@ $<
+
+$(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: ALLFLAGS += -DHOLDFAST_BUILD='"$(VERSION)"'
+
+$(OUT)/unit/%: $(OBJ)/tests/unit/%.o $(HELPERS) $(ARCHIVE) $(HIREDIS_FILE)
+	@mkdir -p $(@D)
+	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(HELPERS) $(ARCHIVE) $(LIBS) -lcmocka
+
+$(OUT)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(HIREDIS_FILE)
+	@mkdir -p $(@D)
+	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(LIBS)
+
+# Two stamps, rewritten only when what they say changes: how we compile, and which parts there are.
+$(OUT)/flags: FORCE
+	@mkdir -p $(@D); echo '$(CC) $(ALLFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALLFLAGS)' > $@
+$(OUT)/parts: FORCE
+	@mkdir -p $(@D); echo '$(PARTS)' | cmp -s - $@ || echo '$(PARTS)' > $@
+FORCE:
+
+ifneq ($(HIREDIS_FILE),)
+$(HIREDIS_FILE): config/hiredis.sh
+	CC='$(CC)' sh config/hiredis.sh $(DEPS)
+	@touch $@
+endif
+
+# What is missing gets installed (Debian 12 and 13; root or sudo). A fraction of a second when nothing is.
+deps:
+	@bash config/deps.sh
+	@$(MAKE) --no-print-directory hiredis
+.PHONY: hiredis
+hiredis: $(HIREDIS_FILE)
+
+run: deps
+	@$(MAKE) --no-print-directory all
+	@bash config/run.sh $(BIN)
+
+RUN_ALL = HOLDFAST_BIN='$(abspath $(BIN))' HOLDFAST_SAN='$(SAN)' $(PYTHON) tests/tools/run_all.py --out $(OUT) \
+          $(if $(TOTALS),--totals $(TOTALS))
+test: all $(UNIT) $(FUZZ)
+	@$(RUN_ALL) unit fuzz e2e clients
+check: $(UNIT) $(FUZZ)
+	@$(RUN_ALL) tidy unit fuzz
+unit: $(UNIT)
+	@$(RUN_ALL) unit
+fuzz: $(FUZZ)
+	@$(RUN_ALL) fuzz
+e2e: all
+	@$(RUN_ALL) e2e
+clients: all
+	@$(RUN_ALL) clients
+tidy:
+	@$(PYTHON) tests/tools/tidy.py
+bench: all
+	@HOLDFAST_BIN='$(abspath $(BIN))' $(PYTHON) tests/bench/run.py $(BENCH)
+
+format:
+	clang-format -i $(SOURCES) $(wildcard proxy/*.h config/*.h log/*.h log/base/*.h tests/unit/*.[ch] tests/fuzz/*.[ch])
+
+clean:
+	rm -rf $(BUILD)/holdfast $(BUILD)/obj $(BUILD)/unit $(BUILD)/fuzz $(BUILD)/san-* $(BUILD)/libholdfast.a $(BUILD)/flags \
+	       $(BUILD)/parts
+
+-include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
