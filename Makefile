@@ -44,7 +44,7 @@ WARN    := -Wall -Wextra -Wconversion -Werror
 ALLFLAGS := -std=c11 -D_GNU_SOURCE $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -I. -isystem $(DEPS)/include
 LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson -lm -pthread
 
-.PHONY: all deps run test unit fuzz e2e clients check tidy bench format clean FORCE
+.PHONY: all deps run test unit fuzz e2e clients check ci tidy bench format clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -103,6 +103,8 @@ test: all $(UNIT) $(FUZZ)
 	@$(RUN_ALL) unit fuzz e2e clients
 check: $(UNIT) $(FUZZ)
 	@$(RUN_ALL) tidy unit fuzz
+ci: all $(UNIT) $(FUZZ) # .ci/run
+	@$(RUN_ALL) tidy unit fuzz e2e clients
 unit: $(UNIT)
 	@$(RUN_ALL) unit
 fuzz: $(FUZZ)

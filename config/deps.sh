@@ -73,9 +73,12 @@ restore_policy() {
     "${sudo[@]}" rm -f "$policy"
     if [ -e "$saved" ] || [ -L "$saved" ]; then "${sudo[@]}" mv "$saved" "$policy"; fi
 }
-if { [ -e "$policy" ] || [ -L "$policy" ]; } && [ ! -e "$saved" ] && [ ! -L "$saved" ]; then "${sudo[@]}" mv "$policy" "$saved"; fi
+if { [ -e "$policy" ] || [ -L "$policy" ]; } && [ ! -e "$saved" ] && [ ! -L "$saved" ] &&
+    ! grep -qs 'written by holdfast' "$policy"; then # ours is there only if an earlier run was killed
+    "${sudo[@]}" mv "$policy" "$saved"
+fi
 trap restore_policy EXIT
-printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" > /dev/null
+printf '#!/bin/sh\n# written by holdfast: make deps\nexit 101\n' | "${sudo[@]}" tee "$policy" > /dev/null
 "${sudo[@]}" chmod 755 "$policy"
 
 apt() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@"; }

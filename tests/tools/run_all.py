@@ -1,0 +1,153 @@
+#!/usr/bin/python3
+"""Runs the tests that are asked for and adds up what the runners counted.
+
+    run_all.py --out build [--totals FILE] unit fuzz e2e clients tidy
+
+Each stage yields (passed, failed, skipped). The last line is always `N passed, N failed`. Exit code 1 if anything failed,
+or if nothing ran at all. --totals appends `passed failed` to FILE, for a caller that adds up several runs.
+
+  unit     every <out>/unit/test_*: a cmocka program; its TAP output is counted, a crash counts as one failure
+  fuzz     every <out>/fuzz/fuzz_*: corpus and seeded mutations for a short time; one target = one test
+  e2e      pytest over tests/e2e       clients  pytest over tests/clients       counted from JUnit XML
+  tidy     tests/tools/tidy.py: one rule = one test
+"""
+import argparse
+import glob
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as xml
+
+FUZZ_SECONDS = os.environ.get("FUZZ_SECONDS", "3")
+UNIT_SECONDS_MAX = 300
+PYTEST_SECONDS_MAX = 1800
+
+
+def sanitizer_env():
+    env = dict(os.environ)
+    env.setdefault("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=1")
+    env.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
+    env.setdefault("TSAN_OPTIONS", "halt_on_error=1")
+    return env
+
+
+def run(command, seconds_max, extra=None):
+    """(exit code, output); a program that hangs is ended and counts as failed."""
+    env = sanitizer_env()
+    env.update(extra or {})
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, timeout=seconds_max)
+        return done.returncode, done.stdout.decode(errors="replace")
+    except subprocess.TimeoutExpired as e:
+        return -1, (e.stdout or b"").decode(errors="replace") + f"\nno end after {seconds_max} s\n"
+
+
+def unit(out):
+    passed = failed = skipped = 0
+    for program in programs(out, "unit", "test_"):
+        code, text = run([program], UNIT_SECONDS_MAX, {"CMOCKA_MESSAGE_OUTPUT": "TAP"})
+        good = len(re.findall(r"^ok \d+ (?!.*# SKIP)", text, re.M))
+        skips = len(re.findall(r"^ok \d+ .*# SKIP", text, re.M))
+        bad = len(re.findall(r"^not ok ", text, re.M))
+        if code != 0 and bad == 0:
+            bad = 1  # it crashed, or a sanitizer spoke
+        if good + bad + skips == 0:
+            bad, text = 1, text + "\nran no test\n"
+        if bad:
+            print(text)
+        print(f"unit {os.path.basename(program)}: {good} passed, {bad} failed" + (f" (exit {code})" if code else ""))
+        passed, failed, skipped = passed + good, failed + bad, skipped + skips
+    return passed, failed, skipped
+
+
+def fuzz(out):
+    passed = failed = 0
+    for program in programs(out, "fuzz", "fuzz_"):
+        name = os.path.basename(program)
+        corpus = os.path.join("tests/fuzz/corpus", name[len("fuzz_"):])
+        code, text = run([program, FUZZ_SECONDS, corpus], 60 + 10 * int(FUZZ_SECONDS))
+        last = text.strip().splitlines()[-1] if text.strip() else ""
+        print(f"fuzz {name}: " + (last if code == 0 else f"FAILED (exit {code})\n{text}"))
+        passed, failed = passed + (code == 0), failed + (code != 0)
+    return passed, failed, 0
+
+
+def programs(out, kind, prefix):
+    """Those that have a source: what a removed test left behind is not run."""
+    sources = sorted(glob.glob(f"tests/{kind}/{prefix}*.c"))
+    return [os.path.join(out, kind, os.path.basename(s)[:-2]) for s in sources]
+
+
+def pytest(folder):
+    if not glob.glob(f"{folder}/**/test_*.py", recursive=True):
+        print(f"{folder}: no tests yet")
+        return 0, 0, 0
+    with tempfile.TemporaryDirectory() as temporary:
+        report = os.path.join(temporary, "report.xml")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-ra", f"--junitxml={report}", folder]
+        process = subprocess.Popen(command, env={**sanitizer_env(), "PYTHONDONTWRITEBYTECODE": "1"})
+        try:
+            code = process.wait(timeout=PYTEST_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = -1
+            print(f"{folder}: no end after {PYTEST_SECONDS_MAX} s")
+        if not os.path.exists(report):
+            return 0, 1, 0
+        total = failed = skipped = 0
+        for suite in xml.parse(report).getroot().iter("testsuite"):
+            total += int(suite.get("tests"))
+            failed += int(suite.get("failures")) + int(suite.get("errors"))
+            skipped += int(suite.get("skipped"))
+        if code != 0 and failed == 0:
+            failed, total = 1, total + 1
+        return max(total - failed - skipped, 0), failed, skipped
+
+
+def tidy(_out):
+    code, text = run([sys.executable, "tests/tools/tidy.py"], 120)
+    print(text, end="")
+    counts = re.search(r"^tidy: (\d+) rules kept, (\d+) broken$", text, re.M)
+    if not counts:
+        return 0, 1, 0
+    kept, broken = int(counts.group(1)), int(counts.group(2))
+    return kept, max(broken, int(code != 0)), 0
+
+
+STAGES = {
+    "tidy": tidy,
+    "unit": unit,
+    "fuzz": fuzz,
+    "e2e": lambda out: pytest("tests/e2e"),
+    "clients": lambda out: pytest("tests/clients"),
+}
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument("--out", default="build")
+    options.add_argument("--totals")
+    options.add_argument("stages", nargs="+", choices=STAGES)
+    chosen = options.parse_args()
+    totals = [0, 0, 0]
+    for stage in chosen.stages:
+        began = time.monotonic()
+        result = STAGES[stage](chosen.out)
+        print(f"== {stage}: {result[0]} passed, {result[1]} failed, {result[2]} skipped "
+              f"in {time.monotonic() - began:.1f} s", flush=True)
+        totals = [a + b for a, b in zip(totals, result)]
+    if chosen.totals:
+        with open(chosen.totals, "a", encoding="ascii") as f:
+            f.write(f"{totals[0]} {totals[1]}\n")
+    if totals[2]:
+        print(f"({totals[2]} skipped)")
+    print(f"{totals[0]} passed, {totals[1]} failed")
+    return 1 if totals[1] or not totals[0] else 0
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)
+    sys.exit(main())
