@@ -53,6 +53,7 @@ struct op {
     uint64_t came_us;
     uint8_t phase;      /* sequencer.c's enum */
     bool referred;      /* its effect was seen and matched */
+    struct flight *flight; /* OP_CAPTURED: what is known of it while it may take effect (seq_keys.h) */
     bool failed;        /* answered -UNCERTAIN already: the client no longer waits for it */
 };
 TAILQ_HEAD(op_list, op);
