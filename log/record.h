@@ -3,8 +3,8 @@
  * An entry is one group commit. Numbers are little endian; "varint" is LEB128.
  *
  *   entry:  u32 magic 'HFE1' | u32 length (of all that follows the header) | u64 index | u64 term
- *           | 16 bytes running hash = hash128(previous running hash || frames) | u64 checksum = hash64(all bytes of the entry
- *           with this field zero) | frames...
+ *           | 16 bytes running hash = hash128(previous running hash || D) | u64 checksum = hash64(the 40 bytes before it || D)
+ *           | frames...                    where D = hash128(frames), 16 bytes: the frames are walked once for both
  *   frame:  u8 kind | varint length of body | body
  *
  *   INTENT  varint seq | varint db | argv as canonical RESP          (a write as it will be sent to Valkey)

@@ -27,7 +27,8 @@ char *buf_head(const struct buf *b)
     return b->data == NULL ? NULL : b->data + b->start;
 }
 
-/* Growing doubles, so that appending costs a constant per byte; a consumed front is reclaimed first if that halves the use. */
+/* Growing doubles, so that appending costs a constant per byte. A consumed front is reclaimed instead when it is at least as
+ * long as what is left: each byte moved was then paid for by a byte consumed. */
 static bool make_room(struct buf *b, size_t extra)
 {
     size_t need, cap;
@@ -38,7 +39,7 @@ static bool make_room(struct buf *b, size_t extra)
         return false;
     }
     need = b->len + extra;
-    if (need <= b->cap && (b->start >= b->len || need <= b->cap / 2)) {
+    if (b->data != NULL && need <= b->cap && b->start >= b->len) {
         memmove(b->data, b->data + b->start, b->len);
         b->start = 0;
         return true;
