@@ -20,6 +20,7 @@ struct replay_intent {
     size_t n;
 };
 struct replay_facts { /* complete once the walk has ended */
+    bool anything;                    /* an INTENT, OUTCOME or CONTROL_ATTACH was seen */
     uint64_t next_seq;                /* above every sequence number seen */
     bool attached;                    /* a CONTROL_ATTACH was seen */
     char run_id[48], replid[48];
@@ -29,12 +30,21 @@ struct replay_facts { /* complete once the walk has ended */
     int mode;                         /* last CONTROL_MODE, -1 if none */
     const struct replay_intent *pending; /* neither REFed nor RESOLVED, in sequence order */
     size_t pending_count;
+    const char *damage;               /* NULL, or why the walk stopped: the log contradicts itself, nothing may be built on it */
 };
+
+/* The body of CONTROL_ATTACH: varint offset | u8 n, replid | u8 n, run_id [| u8 again].
+ *
+ * again = 0: an attachment begins. again = 1: a reminder of the one that goes on, written before the log is truncated, so that the log never
+ * loses it. Its offset is where the snapshot was forked: all effects before it are in the snapshot, and Valkey writes a SELECT first after a fork.
+ * So the offset of an OUTCOME between the snapshot and the reminder is later and stays; without one, the reminder's holds. */
+void replay_attach_body(struct buf *body, uint64_t offset, const char *replid, const char *run_id, bool again);
 
 /* mark: the snapshot to start from, NULL for the whole log. */
 struct replay *replay_new(struct log *log, const struct snapshot_mark *mark);
 void replay_free(struct replay *r);
-/* Walks about bytes_max of log and appends the stream (RESP, with SELECTs; begins with one) to out unless out is NULL. true = there is more. */
+/* Walks about bytes_max of log and appends the stream (RESP, with SELECTs; begins with one) to out unless out is NULL. true = there is more.
+ * The walk ends at what was committed when it gets there, or at damage (see the facts). */
 bool replay_step(struct replay *r, struct buf *out, size_t bytes_max);
 double replay_progress(const struct replay *r); /* 0..1, by log index */
 const struct replay_facts *replay_facts(const struct replay *r);
