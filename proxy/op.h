@@ -54,7 +54,7 @@ struct op {
     uint8_t phase;      /* sequencer.c's enum */
     bool referred;      /* its effect was seen and matched */
     struct flight *flight; /* OP_CAPTURED: what is known of it while it may take effect (seq_keys.h) */
-    bool failed;        /* answered -UNCERTAIN already: the client no longer waits for it */
+    bool orphan;        /* stands in for an op whose client was answered already: no reply will come for it */
 };
 TAILQ_HEAD(op_list, op);
 

@@ -69,7 +69,8 @@ struct ring { /* FIFO of dated, or of (index, key hash) */
 };
 
 struct passed { /* while a snapshot runs: after the effect ending at `offset`, `effects` effects of outcome `index` were done */
-    uint64_t offset, index, effects;
+    uint64_t offset, index, effects; /* index 0: not cut yet */
+    uint64_t log_from, next_seq;      /* oldest intent pending there; sequence numbers are below */
 };
 
 struct seq {
@@ -90,7 +91,8 @@ struct seq {
     size_t epoch_count; /* the last one is open */
 
     struct buf items; /* the open outcome */
-    uint64_t ref_first, ref_count, effects, offset;
+    uint64_t ref_first, ref_count, effects, offset; /* effects: of the entry that the open outcome will be in, so far */
+    uint64_t entry_index, cut_effects;              /* that entry, and its effects, as of the last cut */
     struct key *keys;
     uint64_t taint_all;
     struct ring open_taints, tainted, intent_dates, answer_dates; /* open_taints, tainted: since_us holds the key's hash */
@@ -133,6 +135,14 @@ bool may_be_touched(const struct seq *s, const struct keyset *keys);
 void epochs_reset(struct seq *s);
 void epochs_marker_sent(struct seq *s, uint64_t marker);
 void epochs_seen(struct seq *s, uint64_t marker);
+
+/* seq_lane.c */
+void lane_forward(struct seq *s);             /* what is committed, in order, while the lane is open */
+void lane_write_came(struct seq *s, struct op *op); /* OP_WRITE, marker seen, reply here: release or hold */
+struct op *op_ghost(struct seq *s, struct op *op);  /* takes op's request, arguments and place in the rule; op can then fail */
+struct marker *marker_at(struct seq *s, uint64_t number); /* NULL if not in flight */
+struct op_list *marker_ops(struct seq *s, uint64_t number);
+void markers_drop(struct seq *s, uint64_t up_to);
 
 /* seq_outcome.c */
 void outcome_cut(struct seq *s, bool resolve, uint64_t resolves); /* with RESOLVED if resolve; nothing if there is nothing to say */

@@ -1,0 +1,135 @@
+/* The sequencer's life with one Valkey: attach, detach, and the closing OUTCOME before a rebuild. */
+#include <string.h>
+
+#include "log/base/hash.h"
+#include "proxy/canon.h"
+#include "proxy/seq_internal.h"
+
+/* Places of the arguments in canonical RESP, as the log holds it: *n\r\n then $len\r\n...\r\n. What the log holds was checked when it was
+ * written and again when it was read, so anything else is our own mistake. */
+static struct arg *canonical_args(const char *resp, size_t n, size_t *count)
+{
+    struct cursor c = cursor_of(resp, n);
+    struct arg *args = NULL;
+    size_t numbers[2] = {0, 0};
+
+    for (size_t i = 0, total = 0; i == 0 || i <= total; i++) {
+        size_t value = 0;
+        uint8_t b = cursor_u8(&c);
+
+        CHECK(b == (i == 0 ? '*' : '$'));
+        while ((b = cursor_u8(&c)) >= '0' && b <= '9')
+            value = value * 10 + (size_t)(b - '0');
+        CHECK(b == '\r' && cursor_u8(&c) == '\n' && !c.bad);
+        if (i == 0) {
+            total = numbers[0] = value;
+            CHECK(value > 0 && value <= n);
+            args = must_calloc(value, sizeof *args);
+            continue;
+        }
+        args[i - 1] = (struct arg){n - c.left, value};
+        CHECK(cursor_bytes(&c, value + 2) != NULL);
+    }
+    *count = numbers[0];
+    return args;
+}
+
+static void canonical_name(char *out, size_t size, const struct op *op)
+{
+    const char *bytes = buf_head(&op->request);
+    size_t n = op->args[0].len < size - 1 ? op->args[0].len : size - 1;
+
+    for (size_t i = 0; i < n; i++) {
+        char b = bytes[op->args[0].at + i];
+
+        out[i] = (char)(b >= 'A' && b <= 'Z' ? b + ('a' - 'A') : b);
+    }
+    out[n] = '\0';
+}
+
+/* An intent of an earlier life that may yet appear in the stream: taken for forwarded, with nobody waiting. */
+static void adopt_pending(struct seq *s, const struct replay_intent *intent)
+{
+    struct op *op = must_calloc(1, sizeof *op);
+    char name[64];
+
+    op->kind = OP_WRITE;
+    op->orphan = true;
+    op->seq = intent->seq;
+    op->log_index = 1; /* as far back as the log is kept: truncation spares what is pending */
+    op->db = intent->db;
+    op->keys.all = true;
+    buf_append(&op->request, intent->resp, intent->n);
+    CHECK(!op->request.failed);
+    op->args = canonical_args(intent->resp, intent->n, &op->arg_count);
+    canonical_name(name, sizeof name, op);
+    op->canon = canon_find(name);
+    op->effect_hash = hash64(intent->resp, intent->n, 0);
+    op->marker = s->next_marker;
+    seq_set_phase(op, PHASE_FORWARDED);
+    s->figures.ops++;
+    TAILQ_INSERT_TAIL(&s->unresolved, op, in_core);
+    if (s->cursor == NULL)
+        s->cursor = op;
+}
+
+void seq_attach(struct seq *s, const struct replay_facts *facts, bool bridged)
+{
+    CHECK(!s->attached && s->figures.ops == 0);
+    buf_clear(&s->items);
+    s->ref_count = 0;
+    s->effects = s->cut_effects;
+    s->attached = true;
+    s->offset = facts->offset;
+    if (facts->next_seq > s->next_seq)
+        s->next_seq = facts->next_seq;
+    for (size_t i = 0; bridged && i < facts->pending_count; i++)
+        adopt_pending(s, &facts->pending[i]);
+    s->last_forwarded = s->next_seq - 1; /* all older intents are resolved by the first marker */
+    s->seen_marker = s->next_marker - 1;
+    s->lane_open = s->lane_killing = false;
+    s->lane_recovering = true;
+    s->recover_marker = s->recover_index = 0;
+    s->marker_wanted = true;
+}
+
+static void fail_all(struct seq *s, struct op_list *list)
+{
+    struct op *op;
+
+    while ((op = TAILQ_FIRST(list)) != NULL) {
+        TAILQ_REMOVE(list, op, in_core);
+        op->flight = NULL;
+        seq_let_go(s, op, op->orphan ? SEQ_RELEASE : SEQ_FAIL);
+    }
+}
+
+void seq_detach(struct seq *s)
+{
+    s->attached = false;
+    fail_all(s, &s->queue);
+    fail_all(s, &s->unresolved);
+    fail_all(s, &s->resolved);
+    fail_all(s, &s->flying);
+    for (size_t i = 0; i < s->marker_count; i++)
+        fail_all(s, &s->markers[(s->marker_head + i) & (s->marker_cap - 1)].ops);
+    fail_all(s, &s->pending_marker);
+    fail_all(s, &s->waiting);
+    fail_all(s, &s->open_waiting);
+    CHECK(s->figures.ops == 0);
+    s->cursor = NULL;
+    markers_drop(s, UINT64_MAX);
+    keys_clear(s);
+    epochs_reset(s);
+    s->unmarked_first_us = 0;
+    s->marker_wanted = s->lane_open = s->lane_recovering = s->lane_killing = false;
+    s->intent_dates.count = s->answer_dates.count = 0;
+    seq_watch_offsets(s, false);
+}
+
+void seq_close_out(struct seq *s)
+{
+    CHECK(!s->attached);
+    outcome_cut(s, true, s->last_forwarded);
+    seq_decide(s, SEQ_URGE, NULL);
+}

@@ -1,0 +1,183 @@
+/* From effects to OUTCOMEs: matching, cutting, and where a snapshot stands among them.
+ *
+ *   stream:   SET a 1     SPOP's SREM s x      INCR b     ▢7
+ *   items:    REF w1      RAW "SREM s x"       REF w2     RESOLVED w3     ─▶ one OUTCOME, cut at the marker
+ *
+ * w3 left no effect: nobody may rely on what replay would make of it until this OUTCOME is durable. */
+#include <string.h>
+
+#include "log/base/hash.h"
+#include "proxy/canon.h"
+#include "proxy/seq_internal.h"
+
+static void flush_ref(struct seq *s)
+{
+    if (s->ref_count > 0)
+        item_ref(&s->items, s->ref_first, s->ref_count);
+    s->ref_count = 0;
+}
+
+static bool is_effect_of(const struct op *op, const struct seq_effect *e, uint64_t hash)
+{
+    struct argv intent = {buf_head(&op->request), op->request.len, op->args, op->arg_count};
+
+    if (op->db != e->db_before || op->db != e->db_after)
+        return false;
+    if (op->effect_hash == hash && op->request.len == e->n && memcmp(intent.bytes, e->bytes, e->n) == 0)
+        return true;
+    return op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single);
+}
+
+/* The forwarded intent whose effect this is: in lane order, so those before it that were not matched left none. */
+static struct op *match(struct seq *s, const struct seq_effect *e)
+{
+    uint64_t hash;
+    size_t looked = 0;
+
+    if (e->single == NULL || s->cursor == NULL)
+        return NULL;
+    hash = hash64(e->bytes, e->n, 0);
+    for (struct op *op = s->cursor; op != NULL && looked < SEQ_MATCH_LOOKAHEAD_MAX; looked++) {
+        if (is_effect_of(op, e, hash)) {
+            s->cursor = TAILQ_NEXT(op, in_core);
+            return op;
+        }
+        op = TAILQ_NEXT(op, in_core);
+    }
+    return NULL;
+}
+
+static void add_ref(struct seq *s, const struct op *op)
+{
+    if (s->ref_count > 0 && op->seq == s->ref_first + s->ref_count) {
+        s->ref_count++;
+        return;
+    }
+    flush_ref(s);
+    s->ref_first = op->seq;
+    s->ref_count = 1;
+}
+
+static uint64_t oldest_pending_index(const struct seq *s)
+{
+    const struct op *op = TAILQ_FIRST(&s->unresolved);
+
+    if (op == NULL)
+        op = TAILQ_FIRST(&s->queue);
+    while (op != NULL && op->log_index == 0) /* captured: has no intent */
+        op = TAILQ_NEXT(op, in_core);
+    return op != NULL ? op->log_index : UINT64_MAX;
+}
+
+static void note_passed(struct seq *s)
+{
+    if (!s->watching)
+        return;
+    if (s->passed_count == s->passed_cap) {
+        s->passed_cap = s->passed_cap ? 2 * s->passed_cap : 1024;
+        s->passed = must_realloc(s->passed, s->passed_cap * sizeof *s->passed);
+    }
+    s->passed[s->passed_count++] =
+        (struct passed){s->offset, 0, s->effects, oldest_pending_index(s), s->next_seq};
+}
+
+void seq_effect(struct seq *s, const struct seq_effect *e)
+{
+    struct op *op = match(s, e);
+
+    s->offset = e->end_offset;
+    s->effects++;
+    if (op != NULL) {
+        bool dirty = may_be_touched(s, &op->keys) && RULE(s, EQUAL_BYTES_TAINT);
+
+        dirty = dirty || (op->keys.count > 1 && taint_touches(s, &op->keys) && RULE(s, TAINT_FOLLOWS_DATA));
+        op->referred = true;
+        add_ref(s, op);
+        s->figures.refs++;
+        if (dirty)
+            taint_keys(s, &op->keys);
+    } else {
+        flush_ref(s);
+        item_raw(&s->items, e->db_before, e->db_after, e->bytes, e->n);
+        s->figures.raws++;
+        if (RULE(s, TAINT))
+            taint_keys(s, e->keys);
+    }
+    note_passed(s);
+    if (!RULE(s, CUT_AT_MARKER))
+        outcome_cut(s, false, 0);
+}
+
+void outcome_cut(struct seq *s, bool resolve, uint64_t resolves)
+{
+    struct seq_decision *d;
+    struct op *op;
+
+    flush_ref(s);
+    if (resolve && resolves > s->last_resolved) {
+        item_resolved(&s->items, resolves);
+        s->last_resolved = resolves;
+    }
+    if (s->items.len == 0)
+        return;
+    CHECK(!s->items.failed);
+    if (s->entry_index != s->open_index) { /* effects count from the start of their entry, over all its OUTCOMEs */
+        uint64_t before = s->entry_index == 0 ? 0 : s->cut_effects;
+
+        s->effects -= before;
+        for (size_t i = s->passed_count; i-- > 0 && s->passed[i].index == 0;)
+            s->passed[i].effects -= before;
+        s->entry_index = s->open_index;
+    }
+    s->cut_effects = s->effects;
+    for (size_t i = s->passed_count; i-- > 0 && s->passed[i].index == 0;)
+        s->passed[i].index = s->open_index;
+    d = seq_decide(s, SEQ_OUTCOME, NULL);
+    buf_move(&d->items, &s->items);
+    d->end_offset = s->offset;
+    d->urgent = !TAILQ_EMPTY(&s->open_waiting);
+    s->last_cut_index = s->open_index;
+    s->figures.committed_offset = s->offset;
+    taint_cut(s, s->open_index);
+    while ((op = TAILQ_FIRST(&s->open_waiting)) != NULL) {
+        TAILQ_REMOVE(&s->open_waiting, op, in_core);
+        op->need = s->open_index;
+        TAILQ_INSERT_TAIL(&s->waiting, op, in_core);
+    }
+}
+
+void seq_effects_end(struct seq *s)
+{
+    if (s->attached && TAILQ_EMPTY(&s->unresolved))
+        outcome_cut(s, false, 0);
+}
+
+/* ---- snapshots ---- */
+
+void seq_watch_offsets(struct seq *s, bool watch)
+{
+    s->watching = watch;
+    s->passed_count = 0;
+    if (watch) {
+        note_passed(s); /* where we stand now */
+        if (s->items.len == 0 && s->ref_count == 0)
+            s->passed[0].index = s->entry_index ? s->entry_index : s->open_index;
+    }
+}
+
+bool seq_map_offset(struct seq *s, uint64_t offset, struct snapshot_mark *mark)
+{
+    const struct passed *at = NULL;
+
+    if (!s->watching || s->offset < offset)
+        return false;
+    for (size_t i = 0; i < s->passed_count && s->passed[i].offset <= offset; i++)
+        at = &s->passed[i];
+    if (at == NULL || at->index == 0)
+        return false;
+    mark->index = at->index;
+    mark->effects = at->effects;
+    mark->log_from = at->log_from < at->index ? at->log_from : at->index;
+    mark->next_seq = at->next_seq;
+    return true;
+}
