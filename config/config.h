@@ -1,4 +1,4 @@
-/* The settings: one table (config.c) of names, types, defaults, reload rules; one parser, in Valkey's manner.
+/* The settings: one table (config_table.c) of names, types, defaults, reload rules; one parser, in Valkey's manner.
  *
  * Precedence: defaults, then the file, then --name value on the command line; the last of equals wins. */
 #ifndef HF_CONFIG_H
@@ -12,13 +12,15 @@
 
 struct buf;
 
+#define HOLDFAST_VERSION "0.1.0"
+
 enum durability { DURABILITY_OFF, DURABILITY_ASYNC, DURABILITY_SYNC };
 const char *durability_name(enum durability d); /* "off" "async" "sync" */
 
 struct output_limit { /* client-output-buffer-limit <class> <hard> <soft> <soft seconds>; 0 = none */
     uint64_t hard_bytes, soft_bytes, soft_seconds;
 };
-enum output_class { OUTPUT_NORMAL, OUTPUT_PUBSUB, OUTPUT_CLASSES }; /* "replica"/"slave" is accepted and kept, unused */
+enum output_class { OUTPUT_NORMAL, OUTPUT_PUBSUB, OUTPUT_REPLICA, OUTPUT_CLASSES }; /* "replica"/"slave" is accepted and kept, unused */
 
 enum { CONFIG_TEXT_MAX = 256, CONFIG_BIND_MAX = 16 };
 
@@ -55,6 +57,10 @@ struct config {
     char admin_bind[CONFIG_TEXT_MAX]; /* 127.0.0.1 */
     int admin_port;                   /* 0 = none; sample and make run set 9121-like */
     int read_lanes;                   /* shared connections for stateless reads per user: 2 */
+
+    char file[CONFIG_TEXT_MAX]; /* the settings file as it was named; "" = none, "-" = standard input */
+    int argc;                   /* for config_reload(): main's, borrowed for as long as the config is used */
+    char **argv;
 };
 
 void config_defaults(struct config *c);
