@@ -42,6 +42,7 @@ struct replay {
     int64_t out_db;             /* database selected at the end of the output */
     struct replay_intent *intent; /* intent[head .. count) by rising seq */
     size_t head, count, cap;
+    uint64_t last_seq;            /* of the newest intent seen */
     struct replay_facts facts;
     char why[WHY_BYTES_MAX];
 };
@@ -103,10 +104,11 @@ static void remember(struct replay *r, const struct frame_view *f)
 {
     char *copy;
 
-    if (f->seq < r->facts.next_seq && r->count > r->head && f->seq <= r->intent[r->count - 1].seq) {
+    if (f->seq <= r->last_seq) {
         damage(r, "intent out of sequence:", f->seq);
         return;
     }
+    r->last_seq = f->seq;
     make_room(r);
     copy = malloc(f->resp_bytes ? f->resp_bytes : 1);
     CHECK(copy != NULL); /* an entry of this size is in memory already */
