@@ -63,7 +63,8 @@ $(OBJ)/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
 	@mkdir -p $(@D)
 	$(CC) $(ALLFLAGS) -MMD -MP -c -o $@ $<
 
-$(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: ALLFLAGS += -DHOLDFAST_BUILD='"$(VERSION)"'
+$(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: private ALLFLAGS += -DHOLDFAST_BUILD='"$(VERSION)"'
+$(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: $(OUT)/version
 
 $(OUT)/unit/%: $(OBJ)/tests/unit/%.o $(HELPERS) $(ARCHIVE) $(HIREDIS_FILE)
 	@mkdir -p $(@D)
@@ -73,11 +74,13 @@ $(OUT)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(HIR
 	@mkdir -p $(@D)
 	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(LIBS)
 
-# Two stamps, rewritten only when what they say changes: how we compile, and which parts there are.
+# Stamps, rewritten only when what they say changes: how we compile, which parts there are, which commit this is.
 $(OUT)/flags: FORCE
 	@mkdir -p $(@D); echo '$(CC) $(ALLFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALLFLAGS)' > $@
 $(OUT)/parts: FORCE
 	@mkdir -p $(@D); echo '$(PARTS)' | cmp -s - $@ || echo '$(PARTS)' > $@
+$(OUT)/version: FORCE
+	@mkdir -p $(@D); echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
 FORCE:
 
 ifneq ($(HIREDIS_FILE),)
@@ -123,6 +126,6 @@ format:
 
 clean:
 	rm -rf $(BUILD)/holdfast $(BUILD)/obj $(BUILD)/unit $(BUILD)/fuzz $(BUILD)/san-* $(BUILD)/libholdfast.a $(BUILD)/flags \
-	       $(BUILD)/parts
+	       $(BUILD)/parts $(BUILD)/version
 
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)

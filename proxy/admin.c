@@ -1,0 +1,177 @@
+/* The admin port: four pages over libevent's evhttp.
+ *
+ *     /healthz   200 while the loop turns            for "restart me if not"
+ *     /readyz    200, or 503 and the reason          for "send me traffic"
+ *     /metrics   Prometheus text                     /status   JSON, for people and tools
+ *
+ * Only GET and HEAD, nothing changes anything. Requests are small by nature, so headers and bodies are bounded tightly; a connection that says
+ * nothing is closed after ADMIN_TIMEOUT_S. */
+#include "proxy/admin.h"
+
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <event2/keyvalq_struct.h>
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config.h"
+#include "log/base/buf.h"
+#include "log/base/diag.h"
+#include "log/base/loop.h"
+#include "proxy/status.h"
+
+enum { ADMIN_HEADER_BYTES_MAX = 8 * 1024, ADMIN_BODY_BYTES_MAX = 4 * 1024, ADMIN_TIMEOUT_S = 10 };
+
+struct admin {
+    struct evhttp *http;
+    const struct config *config;
+    const struct status *(*fill)(void *arg);
+    void *arg;
+};
+
+static void answer(struct evhttp_request *request, int code, const char *type, const struct buf *body)
+{
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(request);
+    struct evbuffer *bytes = evhttp_request_get_output_buffer(request);
+    bool failed = body->failed;
+
+    (void)evhttp_add_header(headers, "Content-Type", type);
+    (void)evhttp_add_header(headers, "Cache-Control", "no-store");
+    if (!failed && body->len > 0)
+        failed = evbuffer_add(bytes, buf_head(body), body->len) != 0;
+    evhttp_send_reply(request, failed ? HTTP_INTERNAL : code, NULL, NULL);
+}
+
+static void healthz(const struct admin *a, struct evhttp_request *request)
+{
+    struct buf body = {0};
+
+    (void)a;
+    buf_text(&body, "ok\n");
+    answer(request, HTTP_OK, "text/plain; charset=utf-8", &body);
+    buf_free(&body);
+}
+
+static void why_not_ready(const struct status *s, struct buf *out)
+{
+    if (s->state == NULL || strcmp(s->state, "serving") != 0) {
+        buf_printf(out, "not serving: %s", s->state != NULL ? s->state : "starting");
+        if (s->state != NULL && strcmp(s->state, "rebuilding") == 0)
+            buf_printf(out, " (%.0f %%)", s->rebuild_progress * 100);
+    } else if (s->log_stalled) {
+        buf_printf(out, "the log is stalled: %s", s->log_stalled_why);
+    } else if (s->refusing_writes) {
+        buf_printf(out, "writes are refused: the oldest write not durable is %" PRIu64 " ms old (durability-lag-max %" PRIu64
+                        " ms), %" PRIu64 " bytes are pending",
+                   s->lag_ms, s->lag_max_ms, s->pending_bytes);
+    } else {
+        buf_text(out, "not ready");
+    }
+    buf_text(out, "\n");
+}
+
+static void readyz(const struct admin *a, struct evhttp_request *request)
+{
+    const struct status *s = a->fill(a->arg);
+    struct buf body = {0};
+
+    if (s->ready)
+        buf_text(&body, "ok\n");
+    else
+        why_not_ready(s, &body);
+    answer(request, s->ready ? HTTP_OK : HTTP_SERVUNAVAIL, "text/plain; charset=utf-8", &body);
+    buf_free(&body);
+}
+
+static void metrics(const struct admin *a, struct evhttp_request *request)
+{
+    struct buf body = {0};
+
+    status_metrics(a->fill(a->arg), &body);
+    answer(request, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", &body);
+    buf_free(&body);
+}
+
+static void status_page(const struct admin *a, struct evhttp_request *request)
+{
+    struct buf body = {0};
+
+    status_json(a->fill(a->arg), a->config, &body);
+    answer(request, HTTP_OK, "application/json", &body);
+    buf_free(&body);
+}
+
+static const struct {
+    const char *path;
+    void (*page)(const struct admin *a, struct evhttp_request *request);
+} pages[] = {{"/healthz", healthz}, {"/readyz", readyz}, {"/metrics", metrics}, {"/status", status_page}};
+
+static void refuse(struct evhttp_request *request, int code, const char *text)
+{
+    struct buf body = {0};
+
+    buf_text(&body, text);
+    answer(request, code, "text/plain; charset=utf-8", &body);
+    buf_free(&body);
+}
+
+static void on_request(struct evhttp_request *request, void *arg)
+{
+    const struct admin *a = arg;
+    const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(request);
+    const char *path = uri != NULL ? evhttp_uri_get_path(uri) : NULL;
+    enum evhttp_cmd_type method = evhttp_request_get_command(request);
+
+    if (method != EVHTTP_REQ_GET && method != EVHTTP_REQ_HEAD) {
+        (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Allow", "GET, HEAD");
+        refuse(request, HTTP_BADMETHOD, "only GET and HEAD\n");
+        return;
+    }
+    for (size_t i = 0; path != NULL && i < sizeof pages / sizeof *pages; i++)
+        if (strcmp(path, pages[i].path) == 0) {
+            pages[i].page(a, request);
+            return;
+        }
+    refuse(request, HTTP_NOTFOUND, "no such page; there are /metrics, /status, /healthz, /readyz\n");
+}
+
+struct admin *admin_new(struct loop *l, const struct diag *d, const struct config *c,
+                        const struct status *(*fill)(void *arg), void *arg, char *why, size_t why_size)
+{
+    struct admin *a = must_calloc(1, sizeof *a);
+
+    CHECK(c->admin_port > 0 && c->admin_port <= UINT16_MAX);
+    a->config = c;
+    a->fill = fill;
+    a->arg = arg;
+    a->http = evhttp_new(loop_base(l));
+    CHECK(a->http != NULL);
+    evhttp_set_max_headers_size(a->http, ADMIN_HEADER_BYTES_MAX);
+    evhttp_set_max_body_size(a->http, ADMIN_BODY_BYTES_MAX);
+    evhttp_set_timeout(a->http, ADMIN_TIMEOUT_S);
+    /* All methods come to us: evhttp would answer the others itself, with 501 where 405 is right. */
+    evhttp_set_allowed_methods(a->http, UINT16_MAX);
+    evhttp_set_gencb(a->http, on_request, a);
+    if (evhttp_bind_socket_with_handle(a->http, c->admin_bind, (uint16_t)c->admin_port) == NULL) {
+        (void)snprintf(why, why_size, "admin port: can't listen on %s port %d: %s", c->admin_bind, c->admin_port,
+                       strerror(errno));
+        evhttp_free(a->http);
+        free(a);
+        return NULL;
+    }
+    diag_log(d, DIAG_NOTICE, "Admin port: http://%s:%d/metrics, /status, /healthz, /readyz", c->admin_bind, c->admin_port);
+    return a;
+}
+
+void admin_free(struct admin *a)
+{
+    if (a == NULL)
+        return;
+    evhttp_free(a->http);
+    free(a);
+}
