@@ -42,8 +42,14 @@ static void answer(struct evhttp_request *request, int code, const char *type, c
 
     (void)evhttp_add_header(headers, "Content-Type", type);
     (void)evhttp_add_header(headers, "Cache-Control", "no-store");
-    if (!failed && body->len > 0)
+    if (evhttp_request_get_command(request) == EVHTTP_REQ_HEAD) { /* RFC 9110, 9.3.2: the length, not the body; evhttp would send it */
+        char length[24];
+
+        (void)snprintf(length, sizeof length, "%zu", body->len);
+        (void)evhttp_add_header(headers, "Content-Length", length);
+    } else if (!failed && body->len > 0) {
         failed = evbuffer_add(bytes, buf_head(body), body->len) != 0;
+    }
     evhttp_send_reply(request, failed ? HTTP_INTERNAL : code, NULL, NULL);
 }
 

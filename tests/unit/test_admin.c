@@ -1,0 +1,239 @@
+/* The admin port over a real socket: a child serves, the test asks. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "log/base/buf.h"
+#include "log/base/loop.h"
+#include "proxy/admin.h"
+#include "proxy/status.h"
+
+struct server {
+    pid_t pid;
+    int port, stop;
+};
+
+static const struct status *fill(void *arg)
+{
+    return arg;
+}
+
+static int free_port(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM, 0), port = -1;
+
+    if (bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && getsockname(fd, (struct sockaddr *)&at, &n) == 0)
+        port = ntohs(at.sin_port);
+    (void)close(fd);
+    return port;
+}
+
+static void stop_serving(void *arg)
+{
+    loop_stop(arg);
+}
+
+_Noreturn static void serve(int port, struct status *s, int ready_fd, uint64_t for_ms)
+{
+    struct loop *l = loop_new();
+    struct loop_timer *t = loop_timer_new(l, stop_serving, l);
+    struct config c;
+    struct admin *a;
+    char why[256] = "";
+
+    config_defaults(&c);
+    c.admin_port = port;
+    a = admin_new(l, NULL, &c, fill, s, why, sizeof why);
+    if (a == NULL) {
+        fprintf(stderr, "%s\n", why);
+        _exit(2);
+    }
+    (void)!write(ready_fd, "x", 1);
+    loop_timer_once(t, for_ms);
+    loop_run(l);
+    admin_free(a);
+    loop_timer_free(t);
+    loop_free(l);
+    exit(0);
+}
+
+static void start(struct server *v, struct status *s)
+{
+    int ready[2];
+    char x;
+
+    v->port = free_port();
+    assert_int_equal(pipe(ready), 0);
+    v->pid = fork();
+    assert_true(v->pid >= 0);
+    if (v->pid == 0)
+        serve(v->port, s, ready[1], 3000);
+    (void)close(ready[1]);
+    assert_int_equal(read(ready[0], &x, 1), 1);
+    (void)close(ready[0]);
+}
+
+static void finish(const struct server *v)
+{
+    int status = 0;
+
+    assert_int_equal(waitpid(v->pid, &status, 0), v->pid); /* it ends by itself, so that leaks are looked for */
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* Sends a request, returns everything up to the end of the connection as text, valid until the next call. */
+static const char *ask(const struct server *v, struct buf *reply, const char *request, size_t n)
+{
+    struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)v->port)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    char piece[4096];
+    ssize_t got;
+
+    assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(send(fd, request, n, MSG_NOSIGNAL), n);
+    buf_clear(reply);
+    while ((got = recv(fd, piece, sizeof piece, 0)) > 0)
+        buf_append(reply, piece, (size_t)got);
+    (void)close(fd);
+    buf_append(reply, "", 1);
+    return buf_head(reply);
+}
+
+static const char *get(const struct server *v, struct buf *reply, const char *method, const char *path)
+{
+    char request[256];
+    int n = snprintf(request, sizeof request, "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", method, path);
+
+    return ask(v, reply, request, (size_t)n);
+}
+
+static void has(const char *text, const char *part)
+{
+    if (strstr(text, part) == NULL)
+        fail_msg("'%s' is not in:\n%s", part, text);
+}
+
+static void pages(void **state)
+{
+    struct status s = {.state = "serving", .ready = true, .lag_ms = 5};
+    struct buf r = {0};
+    struct server v;
+    const char *head;
+
+    (void)state;
+    start(&v, &s);
+    has(get(&v, &r, "GET", "/healthz"), "HTTP/1.1 200 OK\r\n");
+    has(get(&v, &r, "GET", "/healthz"), "\r\n\r\nok\n");
+    has(get(&v, &r, "GET", "/readyz"), "\r\n\r\nok\n");
+    has(get(&v, &r, "GET", "/metrics?x=y"), "\nholdfast_lag_seconds 0.005\n");
+    has(get(&v, &r, "GET", "/metrics"), "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n");
+    has(get(&v, &r, "GET", "/status"), "\"state\": \"serving\"");
+    has(get(&v, &r, "GET", "/nothing"), "HTTP/1.1 404 ");
+    has(get(&v, &r, "GET", "/"), "HTTP/1.1 404 ");
+    has(get(&v, &r, "POST", "/status"), "HTTP/1.1 405 ");
+    has(get(&v, &r, "POST", "/status"), "Allow: GET, HEAD\r\n");
+    has(get(&v, &r, "DELETE", "/nothing"), "HTTP/1.1 405 ");
+    head = get(&v, &r, "HEAD", "/healthz");
+    has(head, "HTTP/1.1 200 OK\r\n");
+    has(head, "Content-Length: 3\r\n");
+    assert_string_equal(strstr(head, "\r\n\r\n"), "\r\n\r\n"); /* no body */
+    finish(&v);
+    buf_free(&r);
+}
+
+static void readyz_names_the_reason(void **state)
+{
+    struct status rebuilding = {.state = "rebuilding", .rebuild_progress = 0.5};
+    struct status stalled = {.state = "serving", .log_stalled = true, .log_stalled_why = "no space left"};
+    struct status lagging = {.state = "serving", .refusing_writes = true, .lag_ms = 12000, .lag_max_ms = 10000};
+    struct server v[3];
+    struct buf r = {0};
+
+    (void)state;
+    start(&v[0], &rebuilding);
+    start(&v[1], &stalled);
+    start(&v[2], &lagging);
+    has(get(&v[0], &r, "GET", "/readyz"), "HTTP/1.1 503 ");
+    has(get(&v[0], &r, "GET", "/readyz"), "\r\n\r\nnot serving: rebuilding (50 %)\n");
+    has(get(&v[0], &r, "GET", "/healthz"), "HTTP/1.1 200 OK\r\n");
+    has(get(&v[1], &r, "GET", "/readyz"), "the log is stalled: no space left\n");
+    has(get(&v[2], &r, "GET", "/readyz"), "the oldest write not durable is 12000 ms old");
+    for (size_t i = 0; i < 3; i++)
+        finish(&v[i]);
+    buf_free(&r);
+}
+
+static void too_large_is_refused(void **state)
+{
+    struct status s = {.state = "serving", .ready = true};
+    struct buf r = {0}, request = {0};
+    struct server v;
+
+    (void)state;
+    start(&v, &s);
+    buf_text(&request, "GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: ");
+    for (int i = 0; i < 16 * 1024; i++)
+        buf_append(&request, "a", 1);
+    buf_text(&request, "\r\n\r\n");
+    assert_null(strstr(ask(&v, &r, buf_head(&request), request.len), "200 OK"));
+    buf_clear(&request);
+    buf_text(&request, "GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n");
+    assert_null(strstr(ask(&v, &r, buf_head(&request), request.len), "200 OK"));
+    buf_clear(&request);
+    buf_text(&request, "no http at all\r\n\r\n");
+    assert_null(strstr(ask(&v, &r, buf_head(&request), request.len), "200 OK"));
+    has(get(&v, &r, "GET", "/healthz"), "200 OK"); /* still alive */
+    finish(&v);
+    buf_free(&r);
+    buf_free(&request);
+}
+
+static void a_taken_port_is_an_error(void **state)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    socklen_t n = sizeof at;
+    struct loop *l = loop_new();
+    struct config c;
+    char why[256] = "";
+
+    (void)state;
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &n), 0);
+    config_defaults(&c);
+    c.admin_port = ntohs(at.sin_port);
+    assert_null(admin_new(l, NULL, &c, fill, NULL, why, sizeof why));
+    has(why, "admin port: can't listen on 127.0.0.1 port ");
+    loop_free(l);
+    (void)close(fd);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pages),
+        cmocka_unit_test(readyz_names_the_reason),
+        cmocka_unit_test(too_large_is_refused),
+        cmocka_unit_test(a_taken_port_is_an_error),
+    };
+
+    (void)signal(SIGPIPE, SIG_IGN);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
