@@ -9,6 +9,7 @@
 #ifndef HF_MESSAGE_H
 #define HF_MESSAGE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -69,6 +70,7 @@ void valkey_identity_free(struct valkey_identity *v);
 
 /* Published by the core, read by the worker at any time: plain atomics. */
 enum gate_state { GATE_SHUT, GATE_OPEN, GATE_DRAINING };
+/* LOG_FULL concerns sync sessions only: an async one goes on until the lag says otherwise. A session in mode off is never refused. */
 enum gate_refusal { WRITES_ACCEPTED, WRITES_REFUSED_LAG, WRITES_REFUSED_BUFFER, WRITES_REFUSED_LOG_FULL };
 struct gate {
     _Atomic int state;        /* enum gate_state */

@@ -51,6 +51,7 @@ struct op {
     uint64_t marker;    /* the marker that closes it; 0 = none sent yet */
     uint64_t need;      /* log index that must be committed before release */
     uint64_t came_us;
+    uint64_t forwarded_us;
     uint8_t phase;      /* sequencer.c's enum */
     bool referred;      /* its effect was seen and matched */
     struct flight *flight; /* OP_CAPTURED: what is known of it while it may take effect (seq_keys.h) */

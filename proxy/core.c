@@ -1,0 +1,418 @@
+/* The driver of the sequencer: see core.h. Each turn of the loop, as a hook:
+ *
+ *     messages of the worker ─▶ facts ─▶ decisions ─▶ a marker, if one is wanted ─▶ cut ─▶ log_flush
+ *
+ * so that all writes that arrived together share one commit, one write to Valkey and one marker. */
+#include "proxy/core_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "log/base/buf.h"
+#include "proxy/resp.h"
+
+void core_post(struct core *c, enum message_kind kind, struct op *op, uint64_t number, void *pointer)
+{
+    queue_push(c->set.to_worker, (struct message){.kind = kind, .op = op, .number = number, .pointer = pointer});
+}
+
+void core_facts(struct core *c)
+{
+    seq_log_open(c->seq, log_open_index(c->log));
+}
+
+static void remember_offset(struct core *c, uint64_t index, uint64_t offset)
+{
+    if (c->ack_count == c->ack_cap) {
+        size_t cap = c->ack_cap ? 2 * c->ack_cap : 64;
+        uint64_t *i = must_calloc(cap, sizeof *i), *o = must_calloc(cap, sizeof *o);
+
+        for (size_t k = 0; k < c->ack_count; k++) {
+            i[k] = c->ack_index[(c->ack_head + k) & (c->ack_cap - 1)];
+            o[k] = c->ack_offset[(c->ack_head + k) & (c->ack_cap - 1)];
+        }
+        free(c->ack_index);
+        free(c->ack_offset);
+        c->ack_index = i;
+        c->ack_offset = o;
+        c->ack_cap = cap;
+        c->ack_head = 0;
+    }
+    c->ack_index[(c->ack_head + c->ack_count) & (c->ack_cap - 1)] = index;
+    c->ack_offset[(c->ack_head + c->ack_count++) & (c->ack_cap - 1)] = offset;
+}
+
+/* ---- decisions ---- */
+
+static void append_intent(struct core *c, const struct seq_decision *d)
+{
+    CHECK(d->index == log_open_index(c->log));
+    frame_intent(log_batch(c->log), d->op->seq, d->op->db, buf_head(&d->op->request), d->op->request.len);
+    log_touch(c->log, true);
+}
+
+static void append_outcome(struct core *c, struct seq_decision *d)
+{
+    CHECK(d->index == log_open_index(c->log));
+    frame_outcome(log_batch(c->log), d->end_offset, &d->items);
+    buf_free(&d->items);
+    log_touch(c->log, d->urgent);
+    remember_offset(c, d->index, d->end_offset);
+}
+
+static void release(struct core *c, struct op *op)
+{
+    if (op->kind != OP_READ && op->accepted_us != 0)
+        histogram_add(&c->release_us, loop_now_us(c->loop) - op->accepted_us);
+    core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
+}
+
+/* "Accepted, not confirmed": never said of a write that was refused. A read can simply be asked again. */
+static void fail(struct core *c, struct op *op)
+{
+    buf_free(&op->reply);
+    op->error = true;
+    if (op->kind == OP_READ) {
+        resp_error(&op->reply, "LOADING Valkey was lost while the value was being made durable, ask again");
+    } else {
+        c->writes_uncertain++;
+        resp_error(&op->reply, "UNCERTAIN The write was accepted but not confirmed, it may still be applied");
+    }
+    core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
+}
+
+static void on_killed(void *arg, uint64_t client_id, bool ok)
+{
+    struct core *c = arg;
+
+    if (!ok || !c->attached)
+        return;
+    core_facts(c);
+    seq_killed(c->seq, client_id);
+    core_decisions(c);
+}
+
+static void carry_out(struct core *c, struct seq_decision *d)
+{
+    switch (d->act) {
+    case SEQ_INTENT:
+        append_intent(c, d);
+        break;
+    case SEQ_OUTCOME:
+        append_outcome(c, d);
+        break;
+    case SEQ_URGE:
+        log_touch(c->log, true);
+        break;
+    case SEQ_FORWARD:
+        lane_send(c, d->op);
+        break;
+    case SEQ_KILL:
+        node_kill_client(c->node, d->number, on_killed, c);
+        break;
+    case SEQ_REOPEN:
+        c->lane_wanted = true;
+        lane_connect(c);
+        break;
+    case SEQ_RELEASE:
+        release(c, d->op);
+        break;
+    case SEQ_FAIL:
+        fail(c, d->op);
+        break;
+    }
+}
+
+void core_decisions(struct core *c)
+{
+    struct seq_decision d;
+
+    while (seq_next(c->seq, &d))
+        carry_out(c, &d);
+}
+
+/* ---- messages ---- */
+
+static void set_mode(struct core *c, enum durability mode)
+{
+    uint8_t byte = (uint8_t)mode;
+
+    diag_log(c->diag, DIAG_NOTICE, "Durability mode: %s", durability_name(mode));
+    atomic_store(&c->set.gate->mode, (int)mode);
+    frame_control(log_batch(c->log), CONTROL_MODE, &byte, 1);
+    log_touch(c->log, false);
+}
+
+static void set_tracking(struct core *c)
+{
+    bool before = seq_tracking(c->seq);
+
+    seq_track(c->seq, c->sync_sessions > 0);
+    if (seq_tracking(c->seq) && !before)
+        c->tracking_fresh = true; /* begun before the worker knew: their keys were not sent */
+    atomic_store(&c->set.gate->tracking, seq_tracking(c->seq));
+}
+
+static void async_message(struct core *c, const struct message *m)
+{
+    switch (m->kind) {
+    case TO_CORE_ASYNC_BEGIN:
+        c->writes_async++;
+        seq_async_begin(c->seq, m->number);
+        if (c->tracking_fresh)
+            seq_async_all(c->seq);
+        break;
+    case TO_CORE_ASYNC_KEY:
+        seq_async_key(c->seq, m->number);
+        break;
+    case TO_CORE_ASYNC_ALL:
+        seq_async_all(c->seq);
+        break;
+    default:
+        seq_async_end(c->seq, m->number, loop_now_us(c->loop));
+        break;
+    }
+}
+
+static void op_message(struct core *c, const struct message *m)
+{
+    uint64_t now = loop_now_us(c->loop);
+
+    switch (m->kind) {
+    case TO_CORE_WRITE:
+        c->writes_sync++;
+        seq_write(c->seq, m->op, now);
+        break;
+    case TO_CORE_LANE:
+        c->writes_captured++;
+        seq_lane_captured(c->seq, m->op, now);
+        break;
+    case TO_CORE_BEGIN:
+        c->writes_captured++;
+        m->op->accepted_us = now;
+        seq_begin(c->seq, m->op);
+        break;
+    case TO_CORE_END:
+        seq_end(c->seq, m->op, now);
+        break;
+    case TO_CORE_BROKEN:
+        seq_broken(c->seq, m->op, m->number);
+        break;
+    case TO_CORE_READ:
+        seq_read(c->seq, m->op);
+        break;
+    default:
+        CHECK(m->kind == TO_CORE_WAIT);
+        seq_wait(c->seq, m->op);
+        break;
+    }
+}
+
+static void on_message(struct core *c, const struct message *m)
+{
+    core_facts(c);
+    switch (m->kind) {
+    case TO_CORE_ASYNC_BEGIN:
+    case TO_CORE_ASYNC_KEY:
+    case TO_CORE_ASYNC_ALL:
+    case TO_CORE_ASYNC_END:
+        async_message(c, m);
+        break;
+    case TO_CORE_KILL:
+        seq_broken_async(c->seq, m->number);
+        break;
+    case TO_CORE_MODE:
+        set_mode(c, (enum durability)m->number);
+        break;
+    case TO_CORE_SYNC_SESSIONS:
+        c->sync_sessions = m->number;
+        set_tracking(c);
+        break;
+    case TO_CORE_RELOAD_COMMANDS:
+        node_reload_commands(c->node);
+        break;
+    default:
+        op_message(c, m);
+        break;
+    }
+    core_decisions(c);
+}
+
+/* ---- the gate ---- */
+
+void core_refusal(struct core *c)
+{
+    uint64_t oldest = seq_oldest_us(c->seq), now = loop_now_us(c->loop);
+    uint64_t lag_ms = oldest != 0 && now > oldest ? (now - oldest) / 1000u : 0;
+    uint64_t max_ms = (uint64_t)c->config->durability_lag_max_ms;
+    uint64_t pending = log_pending_bytes(c->log);
+    enum gate_refusal want = WRITES_ACCEPTED;
+
+    if (lag_ms > max_ms || (c->refusal == WRITES_REFUSED_LAG && lag_ms > max_ms / 10))
+        want = WRITES_REFUSED_LAG;
+    else if (pending > c->config->durability_buffer_max ||
+             (c->refusal == WRITES_REFUSED_BUFFER && pending > c->config->durability_buffer_max / 2))
+        want = WRITES_REFUSED_BUFFER;
+    else if (log_stalled(c->log))
+        want = WRITES_REFUSED_LOG_FULL;
+    if (want == c->refusal)
+        return;
+    if (want == WRITES_ACCEPTED)
+        diag_log(c->diag, DIAG_NOTICE, "The log has caught up, writes are accepted again");
+    else
+        diag_log(c->diag, DIAG_WARNING, "Writes are refused: %s (lag %llu ms, %llu bytes not yet durable)",
+                 want == WRITES_REFUSED_LAG      ? "the oldest one that is not durable is older than durability-lag-max"
+                 : want == WRITES_REFUSED_BUFFER ? "more than durability-buffer-max is not yet durable"
+                                                 : c->stalled_why,
+                 (unsigned long long)lag_ms, (unsigned long long)pending);
+    c->refusal = want;
+    atomic_store(&c->set.gate->refusal, (int)want);
+}
+
+static bool drain_finished(struct core *c)
+{
+    return (seq_oldest_us(c->seq) == 0 && log_pending_bytes(c->log) == 0) || !c->attached ||
+           loop_now_ms(c->loop) >= c->drain_until_ms;
+}
+
+static void on_node_stopped(void *arg)
+{
+    struct core *c = arg;
+
+    c->drained(c->drained_arg);
+}
+
+static bool on_turn(void *arg)
+{
+    struct core *c = arg;
+    struct message m;
+    bool worked = false;
+
+    while (queue_pop(c->set.to_core, &m)) {
+        on_message(c, &m);
+        worked = true;
+    }
+    c->tracking_fresh = false;
+    if (seq_tracking(c->seq) != (c->sync_sessions > 0))
+        set_tracking(c);
+    core_facts(c);
+    seq_tick(c->seq, loop_now_us(c->loop));
+    seq_effects_end(c->seq);
+    core_decisions(c);
+    lane_markers(c);
+    worked = log_flush(c->log) || worked;
+    core_facts(c);
+    core_refusal(c);
+    return worked || c->set.to_worker->count > 0;
+}
+
+static void on_tick(void *arg)
+{
+    struct core *c = arg;
+    uint64_t now = loop_now_us(c->loop), max_us = (uint64_t)c->config->durability_lag_max_ms * 1000u;
+
+    atomic_store(&c->set.gate->progress_percent, (int)(node_figures(c->node)->rebuild_progress * 100));
+    if (now > max_us) {
+        core_facts(c);
+        seq_expire(c->seq, now - max_us);
+        core_decisions(c);
+    }
+    if (c->drained != NULL && !c->node_stopping && drain_finished(c)) {
+        c->node_stopping = true;
+        node_stop(c->node, on_node_stopped, c);
+    }
+}
+
+/* ---- the log ---- */
+
+static void on_committed(void *arg, uint64_t index)
+{
+    struct core *c = arg;
+    bool moved = false;
+
+    core_facts(c);
+    seq_committed(c->seq, index);
+    core_decisions(c);
+    while (c->ack_count > 0 && c->ack_index[c->ack_head] <= index) {
+        c->durable_offset = c->ack_offset[c->ack_head];
+        c->ack_head = (c->ack_head + 1) & (c->ack_cap - 1);
+        c->ack_count--;
+        moved = true;
+    }
+    if (moved && c->attached)
+        node_ack(c->node, c->durable_offset);
+    node_committed(c->node, index);
+}
+
+static void on_stalled(void *arg, bool stalled, const char *why)
+{
+    struct core *c = arg;
+
+    (void)snprintf(c->stalled_why, sizeof c->stalled_why, "%s", stalled ? why : "");
+    diag_log(c->diag, DIAG_WARNING, stalled ? "The log cannot grow: %s" : "The log has room again%s",
+             c->stalled_why);
+    if (stalled)
+        node_snapshot(c->node);
+}
+
+static void on_log_failed(void *arg, const char *why)
+{
+    struct core *c = arg;
+
+    c->set.failed(c->set.arg, why);
+}
+
+static const struct log_events log_events = {on_committed, on_stalled, on_log_failed};
+
+struct core *core_new(struct loop *l, const struct diag *d, const struct core_settings *s, char *why, size_t why_size)
+{
+    struct core *c = must_calloc(1, sizeof *c);
+    struct log_settings ls = {s->config->data_dir, s->config->log_size_max, s->config->node};
+
+    c->loop = l;
+    c->diag = d;
+    c->set = *s;
+    c->config = s->config;
+    c->seq = seq_new();
+    if ((c->log = log_open(l, d, &ls, &log_events, c, why, why_size)) == NULL) {
+        seq_free(c->seq);
+        free(c);
+        return NULL;
+    }
+    core_facts(c);
+    seq_committed(c->seq, log_committed(c->log));
+    atomic_store(&s->gate->mode, (int)s->config->durability);
+    atomic_store(&s->gate->epoch, seq_epoch(c->seq));
+    c->lane_timer = loop_timer_new(l, lane_on_retry, c);
+    c->marker_timer = loop_timer_new(l, lane_on_marker_retry, c);
+    c->tick = loop_timer_new(l, on_tick, c);
+    loop_timer_every(c->tick, CORE_TICK_MS);
+    c->node = node_new(l, d, s->config, c->log, &core_node_events, c);
+    loop_add_hook(l, on_turn, c);
+    node_start(c->node);
+    return c;
+}
+
+void core_drain(struct core *c, uint64_t timeout_ms, void (*done)(void *arg), void *arg)
+{
+    c->drained = done;
+    c->drained_arg = arg;
+    c->drain_until_ms = loop_now_ms(c->loop) + timeout_ms;
+}
+
+void core_free(struct core *c)
+{
+    lane_close(c);
+    seq_detach(c->seq);
+    core_decisions(c);
+    node_free(c->node);
+    loop_timer_free(c->lane_timer);
+    loop_timer_free(c->marker_timer);
+    loop_timer_free(c->tick);
+    log_close(c->log);
+    seq_free(c->seq);
+    command_table_free(c->commands);
+    free(c->ack_index);
+    free(c->ack_offset);
+    free(c);
+}

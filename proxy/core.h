@@ -1,0 +1,40 @@
+/* The core: owns the log, the node and the sequencer, and carries out what the sequencer decides.
+ *
+ *      to_core ─▶ core ─▶ sequencer ─▶ decisions ─▶ log, writer lane, to_worker
+ *      log committed ─▶   ▲
+ *      tap, lane replies ─┘
+ */
+#ifndef HF_CORE_H
+#define HF_CORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct config;
+struct core;
+struct diag;
+struct gate;
+struct loop;
+struct queue;
+struct status;
+
+#define MARKER_CHANNEL_PREFIX "__holdfast__:"
+
+struct core_settings {
+    struct config *config;
+    const char *valkey_address;
+    struct gate *gate;
+    struct queue *to_core, *to_worker;
+    void (*failed)(void *arg, const char *why); /* the process must end at once, without another answer */
+    void *arg;
+};
+/* Opens the log and starts to look for Valkey. NULL with a reason. */
+struct core *core_new(struct loop *l, const struct diag *d, const struct core_settings *s, char *why, size_t why_size);
+/* After the worker has drained: waits until all that was answered is durable (at most timeout_ms), then lets go of Valkey (ends a
+ * spawned one) and calls done(). */
+void core_drain(struct core *c, uint64_t timeout_ms, void (*done)(void *arg), void *arg);
+void core_free(struct core *c);
+void core_status(struct core *c, struct status *s); /* fills the core's part */
+
+#endif

@@ -1,0 +1,78 @@
+/* Inside the core: shared by core.c, core_lane.c, core_node.c and core_status.c only. */
+#ifndef HF_CORE_INTERNAL_H
+#define HF_CORE_INTERNAL_H
+
+#include "config/config.h"
+#include "log/base/diag.h"
+#include "log/base/loop.h"
+#include "log/base/metrics.h"
+#include "log/log.h"
+#include "proxy/backend.h"
+#include "proxy/command.h"
+#include "proxy/core.h"
+#include "proxy/message.h"
+#include "proxy/node.h"
+#include "proxy/op.h"
+#include "proxy/sequencer.h"
+
+enum { CORE_TICK_MS = 20, LANE_RETRY_MS = 20, MARKER_RETRY_MS = 10, MARKER_NONCE_BYTES = 16 };
+
+enum lane_state {
+    LANE_CLOSED,     /* no connection */
+    LANE_CONNECTING, /* handshake under way */
+    LANE_OPEN        /* commands are forwarded on it */
+};
+
+struct core {
+    struct loop *loop;
+    const struct diag *diag;
+    struct core_settings set;
+    struct config *config;
+    struct log *log;
+    struct node *node;
+    struct seq *seq;
+    struct command_table *commands;
+    struct valkey_identity *identity; /* while attached */
+    bool attached, worker_open, tracking_fresh;
+    uint64_t sync_sessions;
+
+    enum lane_state lane_state;
+    struct backend *lane;
+    bool lane_wanted; /* the sequencer said SEQ_REOPEN */
+    struct loop_timer *lane_timer, *marker_timer, *tick;
+    char marker_channel[64];
+    bool marker_paused; /* one was refused: wait for marker_timer */
+
+    uint64_t *ack_index, *ack_offset; /* ring: OUTCOMEs not yet committed and the stream offsets they end at */
+    size_t ack_head, ack_count, ack_cap;
+    uint64_t durable_offset;
+
+    char stalled_why[128];
+    enum gate_refusal refusal;
+    uint64_t writes_sync, writes_captured, writes_async, writes_uncertain;
+    struct histogram commit_us, forward_us, release_us;
+
+    void (*drained)(void *arg);
+    void *drained_arg;
+    uint64_t drain_until_ms;
+    bool node_stopping;
+};
+
+/* core.c */
+void core_facts(struct core *c);     /* before a fact: tell the sequencer which entry is open */
+void core_decisions(struct core *c); /* after it: carry out what it decided */
+void core_post(struct core *c, enum message_kind kind, struct op *op, uint64_t number, void *pointer);
+void core_refusal(struct core *c);
+
+/* core_lane.c */
+void lane_connect(struct core *c);
+void lane_close(struct core *c);
+void lane_send(struct core *c, struct op *op);
+void lane_markers(struct core *c); /* sends one if it is wanted and possible */
+void lane_on_retry(void *arg);
+void lane_on_marker_retry(void *arg);
+
+/* core_node.c */
+extern const struct node_events core_node_events;
+
+#endif

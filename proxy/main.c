@@ -1,0 +1,246 @@
+/* holdfast [FILE] [--name value ...]: reads the settings, puts core, worker and admin port on one loop, and handles signals.
+ *
+ *   SIGTERM, SIGINT   drain: finish what is in flight, make it durable, leave (a second one: leave at once)
+ *   SIGHUP            load the settings again, take over what can change
+ */
+#include <errno.h>
+#include <event2/event.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "log/base/buf.h"
+#include "log/base/clock.h"
+#include "log/base/diag.h"
+#include "log/base/loop.h"
+#include "proxy/admin.h"
+#include "proxy/core.h"
+#include "proxy/message.h"
+#include "proxy/status.h"
+#include "proxy/version.h"
+#include "proxy/worker.h"
+
+enum { FILES_BESIDE_CLIENTS = 96 }; /* descriptors for listeners, log, lanes and so on */
+
+struct holdfast {
+    struct config config;
+    struct diag diag;
+    struct loop *loop;
+    struct gate gate;
+    struct queue to_core, to_worker;
+    struct core *core;
+    struct worker *worker;
+    struct admin *admin;
+    struct status status;
+    char valkey_address[CONFIG_TEXT_MAX + 32];
+    struct event *signals[3];
+    bool leaving;
+};
+
+static const char usage[] =
+    "Usage: holdfast [FILE] [--name value ...]\n"
+    "       holdfast - (read the settings from standard input)\n"
+    "       holdfast -v | --version\n"
+    "       holdfast -h | --help\n\n"
+    "A durability proxy for Valkey. Settings are explained in config/holdfast.conf; each can be given as --name value.\n"
+    "Examples:\n"
+    "       holdfast holdfast.conf\n"
+    "       holdfast --port 6379 --valkey 127.0.0.1:6380 --data-dir /var/lib/holdfast\n"
+    "       holdfast --valkey-spawn yes --durability async\n";
+
+static const struct status *fill_status(void *arg)
+{
+    struct holdfast *h = arg;
+
+    core_status(h->core, &h->status);
+    worker_status(h->worker, &h->status);
+    return &h->status;
+}
+
+/* An I/O error of the log: nothing may be acknowledged any more, and nothing said. */
+static void on_failed(void *arg, const char *why)
+{
+    struct holdfast *h = arg;
+
+    diag_log(&h->diag, DIAG_WARNING, "The log has failed, stopping at once: %s", why);
+    _exit(1);
+}
+
+static void on_core_drained(void *arg)
+{
+    struct holdfast *h = arg;
+
+    diag_log(&h->diag, DIAG_NOTICE, "Holdfast is now ready to exit, bye bye...");
+    loop_stop(h->loop);
+}
+
+static void on_worker_drained(void *arg)
+{
+    struct holdfast *h = arg;
+
+    core_drain(h->core, (uint64_t)h->config.shutdown_timeout_s * 1000u, on_core_drained, h);
+}
+
+static void leave(struct holdfast *h, const char *signal_name)
+{
+    if (h->leaving) {
+        diag_log(&h->diag, DIAG_WARNING, "You insist... exiting now.");
+        _exit(1);
+    }
+    h->leaving = true;
+    diag_log(&h->diag, DIAG_NOTICE, "Received %s, draining", signal_name);
+    atomic_store(&h->gate.state, GATE_DRAINING);
+    worker_drain(h->worker, (uint64_t)h->config.shutdown_timeout_s * 1000u, on_worker_drained, h);
+}
+
+static void on_signal(evutil_socket_t number, short what, void *arg)
+{
+    struct holdfast *h = arg;
+    struct buf notes = {0};
+
+    (void)what;
+    if (number != SIGHUP) {
+        leave(h, number == SIGTERM ? "SIGTERM" : "SIGINT");
+        return;
+    }
+    diag_log(&h->diag, DIAG_NOTICE, "Received SIGHUP, loading the settings again");
+    if (config_reload(&h->config, &notes)) {
+        h->diag.level = h->config.loglevel;
+        (void)snprintf(h->diag.file, sizeof h->diag.file, "%s", h->config.logfile);
+        worker_reconfigure(h->worker);
+    }
+    if (notes.len > 0)
+        diag_log(&h->diag, DIAG_WARNING, "%.*s", (int)notes.len, buf_head(&notes));
+    buf_free(&notes);
+}
+
+static void raise_file_limit(struct holdfast *h)
+{
+    struct rlimit limit;
+    rlim_t want = (rlim_t)h->config.maxclients + FILES_BESIDE_CLIENTS;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= want)
+        return;
+    limit.rlim_cur = limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= want ? want : limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur >= want)
+        return;
+    h->config.maxclients = limit.rlim_cur > FILES_BESIDE_CLIENTS ? (int)(limit.rlim_cur - FILES_BESIDE_CLIENTS) : 1;
+    diag_log(&h->diag, DIAG_WARNING, "maxclients is now %d: the limit of open files is too low", h->config.maxclients);
+}
+
+static bool start(struct holdfast *h)
+{
+    char why[256] = "";
+    struct core_settings core = {.config = &h->config,
+                                 .valkey_address = h->valkey_address,
+                                 .gate = &h->gate,
+                                 .to_core = &h->to_core,
+                                 .to_worker = &h->to_worker,
+                                 .failed = on_failed,
+                                 .arg = h};
+    struct worker_settings worker = {.config = &h->config,
+                                     .valkey_address = h->valkey_address,
+                                     .gate = &h->gate,
+                                     .to_core = &h->to_core,
+                                     .to_worker = &h->to_worker,
+                                     .status = fill_status,
+                                     .arg = h,
+                                     .marker_channel = MARKER_CHANNEL_PREFIX};
+
+    if (mkdir(h->config.data_dir, 0700) != 0 && errno != EEXIST) {
+        diag_log(&h->diag, DIAG_WARNING, "data-dir %s: %s", h->config.data_dir, strerror(errno));
+        return false;
+    }
+    if ((h->core = core_new(h->loop, &h->diag, &core, why, sizeof why)) == NULL ||
+        (h->worker = worker_new(h->loop, &h->diag, &worker, why, sizeof why)) == NULL ||
+        (h->config.admin_port != 0 &&
+         (h->admin = admin_new(h->loop, &h->diag, &h->config, fill_status, h, why, sizeof why)) == NULL)) {
+        diag_log(&h->diag, DIAG_WARNING, "%s", why);
+        return false;
+    }
+    return true;
+}
+
+static void watch_signals(struct holdfast *h)
+{
+    const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
+
+    (void)signal(SIGPIPE, SIG_IGN);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        h->signals[i] = evsignal_new(loop_base(h->loop), numbers[i], on_signal, h);
+        CHECK(h->signals[i] != NULL);
+        (void)evsignal_add(h->signals[i], NULL);
+    }
+}
+
+static void finish(struct holdfast *h)
+{
+    struct message m;
+
+    if (h->admin != NULL)
+        admin_free(h->admin);
+    if (h->worker != NULL)
+        worker_free(h->worker);
+    if (h->core != NULL)
+        core_free(h->core);
+    while (queue_pop(&h->to_worker, &m))
+        if (m.kind == TO_WORKER_SHUT)
+            free(m.pointer);
+    for (size_t i = 0; i < sizeof h->signals / sizeof *h->signals; i++)
+        if (h->signals[i] != NULL)
+            event_free(h->signals[i]);
+    queue_free(&h->to_core);
+    queue_free(&h->to_worker);
+    loop_free(h->loop);
+}
+
+static int early(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "-v") == 0 || strcmp(argv[i], "--version") == 0) {
+            printf("Holdfast %s\n", HOLDFAST_VERSION);
+            return 0;
+        }
+        if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0) {
+            fputs(usage, stdout);
+            return 0;
+        }
+    }
+    return -1;
+}
+
+int main(int argc, char **argv)
+{
+    static struct holdfast h; /* large; its one owner is this function */
+    struct buf err = {0};
+    int rc = early(argc, argv);
+
+    if (rc >= 0)
+        return rc;
+    if (!config_load(&h.config, argc, argv, &err)) {
+        (void)fwrite(buf_head(&err), 1, err.len, stderr);
+        return 1;
+    }
+    buf_free(&err);
+    h.diag.level = h.config.loglevel;
+    (void)snprintf(h.diag.file, sizeof h.diag.file, "%s", h.config.logfile);
+    h.status.start_unix_ms = clock_wall_ms();
+    if (h.config.valkey_spawn)
+        (void)snprintf(h.valkey_address, sizeof h.valkey_address, "%s/valkey/valkey.sock", h.config.data_dir);
+    else
+        (void)snprintf(h.valkey_address, sizeof h.valkey_address, "%s", h.config.valkey);
+    h.loop = loop_new();
+    diag_log(&h.diag, DIAG_NOTICE, "Holdfast %s, pid %d, node %s", HOLDFAST_VERSION, (int)getpid(), h.config.node);
+    raise_file_limit(&h);
+    watch_signals(&h);
+    rc = start(&h) ? 0 : 1;
+    if (rc == 0)
+        loop_run(h.loop);
+    finish(&h);
+    return rc;
+}
