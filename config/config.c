@@ -83,7 +83,8 @@ bool config_set(struct config *c, const char *name, const char *value, bool runt
     return parse_value(s, c, value, why, why_size);
 }
 
-void config_get(const struct config *c, const char *pattern, void (*each)(void *arg, const char *name, const char *value), void *arg)
+void config_get(const struct config *c, const char *pattern,
+                void (*each)(void *arg, const char *name, const char *value), void *arg)
 {
     char value[SETTING_VALUE_MAX];
 

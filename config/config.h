@@ -20,40 +20,45 @@ const char *durability_name(enum durability d); /* "off" "async" "sync" */
 struct output_limit { /* client-output-buffer-limit <class> <hard> <soft> <soft seconds>; 0 = none */
     uint64_t hard_bytes, soft_bytes, soft_seconds;
 };
-enum output_class { OUTPUT_NORMAL, OUTPUT_PUBSUB, OUTPUT_REPLICA, OUTPUT_CLASSES }; /* "replica"/"slave" is accepted and kept, unused */
+enum output_class {
+    OUTPUT_NORMAL,
+    OUTPUT_PUBSUB,
+    OUTPUT_REPLICA,
+    OUTPUT_CLASSES
+}; /* "replica"/"slave" is accepted and kept, unused */
 
 enum { CONFIG_TEXT_MAX = 256, CONFIG_BIND_MAX = 16 };
 
 struct config {
     char bind[CONFIG_BIND_MAX][CONFIG_TEXT_MAX]; /* default: "127.0.0.1" "-::1" ('-': may be missing, as in Valkey) */
     size_t bind_count;
-    int port;                     /* 6379; 0 = no TCP */
+    int port; /* 6379; 0 = no TCP */
     char unixsocket[CONFIG_TEXT_MAX];
-    int unixsocketperm;           /* octal, 0 = leave */
-    int tcp_backlog;              /* 511 */
-    int tcp_keepalive_s;          /* 300 */
-    int timeout_s;                /* idle clients; 0 = never */
-    int maxclients;               /* 10000 */
+    int unixsocketperm;  /* octal, 0 = leave */
+    int tcp_backlog;     /* 511 */
+    int tcp_keepalive_s; /* 300 */
+    int timeout_s;       /* idle clients; 0 = never */
+    int maxclients;      /* 10000 */
     struct output_limit output_limit[OUTPUT_CLASSES];
-    uint64_t query_bytes_max;     /* client-query-buffer-limit 1gb */
-    uint64_t bulk_bytes_max;      /* proto-max-bulk-len 512mb */
+    uint64_t query_bytes_max; /* client-query-buffer-limit 1gb */
+    uint64_t bulk_bytes_max;  /* proto-max-bulk-len 512mb */
     enum diag_level loglevel;
     char logfile[CONFIG_TEXT_MAX];
-    int shutdown_timeout_s;       /* 10 */
+    int shutdown_timeout_s; /* 10 */
 
     char valkey[CONFIG_TEXT_MAX]; /* host:port or a socket's path; default 127.0.0.1:6380 */
     char valkey_user[CONFIG_TEXT_MAX], valkey_password[CONFIG_TEXT_MAX]; /* password: sensitive */
-    bool valkey_spawn;            /* start and supervise our own valkey-server in data-dir */
+    bool valkey_spawn;                   /* start and supervise our own valkey-server in data-dir */
     char valkey_server[CONFIG_TEXT_MAX]; /* program for valkey-spawn: valkey-server */
-    int valkey_timeout_ms;        /* 10000: no answer for so long = hung */
+    int valkey_timeout_ms;               /* 10000: no answer for so long = hung */
 
-    char data_dir[CONFIG_TEXT_MAX]; /* default: ./holdfast-data */
-    char node[CONFIG_TEXT_MAX];     /* default: node-1 */
-    enum durability durability;     /* sync; runtime */
-    int durability_lag_max_ms;      /* durability-lag-max 10 (seconds, or 500ms / 10s); runtime */
-    uint64_t durability_buffer_max; /* bytes accepted and not yet durable: 256mb; runtime */
-    uint64_t log_size_max;          /* 4gb */
-    uint64_t snapshot_log_bytes;    /* a new snapshot when so much log lies behind the newest: 256mb; runtime */
+    char data_dir[CONFIG_TEXT_MAX];   /* default: ./holdfast-data */
+    char node[CONFIG_TEXT_MAX];       /* default: node-1 */
+    enum durability durability;       /* sync; runtime */
+    int durability_lag_max_ms;        /* durability-lag-max 10 (seconds, or 500ms / 10s); runtime */
+    uint64_t durability_buffer_max;   /* bytes accepted and not yet durable: 256mb; runtime */
+    uint64_t log_size_max;            /* 4gb */
+    uint64_t snapshot_log_bytes;      /* a new snapshot when so much log lies behind the newest: 256mb; runtime */
     char admin_bind[CONFIG_TEXT_MAX]; /* 127.0.0.1 */
     int admin_port;                   /* 0 = none; sample and make run set 9121-like */
     int read_lanes;                   /* shared connections for stateless reads per user: 2 */
@@ -65,16 +70,22 @@ struct config {
 
 void config_defaults(struct config *c);
 
-/* Reads argv as `holdfast [FILE] [--name value ...]`; FILE "-" is stdin; `include` with globs. On a bad file or option, writes Valkey's kind of message
- * (*** FATAL CONFIG FILE ERROR (Version x) *** / Reading the configuration file, at line N / >>> 'line' / reason) to err and returns false. */
+/* Reads argv as `holdfast [FILE] [--name value ...]`; FILE "-" is stdin; `include` with globs. On a bad file or
+ * option, writes Valkey's kind of message
+ * (*** FATAL CONFIG FILE ERROR (Version x) *** / Reading the configuration file, at line N / >>> 'line' / reason) to
+ * err and returns false. */
 bool config_load(struct config *c, int argc, char **argv, struct buf *err);
 
-/* One setting by name. For CONFIG SET: `runtime` refuses immutable ones. false with a reason in why, and c unchanged. */
+/* One setting by name. For CONFIG SET: `runtime` refuses immutable ones. false with a reason in why, and c unchanged.
+ */
 bool config_set(struct config *c, const char *name, const char *value, bool runtime, char *why, size_t why_size);
 bool config_known(const char *name);
-/* Calls each(name, value) for the settings that match a glob pattern (case-insensitive); sensitive ones show an empty value. */
-void config_get(const struct config *c, const char *pattern, void (*each)(void *arg, const char *name, const char *value), void *arg);
-/* SIGHUP: loads file and options again (kept from config_load) and takes over what can change at run time; names what cannot in *notes. */
+/* Calls each(name, value) for the settings that match a glob pattern (case-insensitive); sensitive ones show an empty
+ * value. */
+void config_get(const struct config *c, const char *pattern,
+                void (*each)(void *arg, const char *name, const char *value), void *arg);
+/* SIGHUP: loads file and options again (kept from config_load) and takes over what can change at run time; names what
+ * cannot in *notes. */
 bool config_reload(struct config *c, struct buf *notes);
 
 #endif

@@ -3,8 +3,9 @@
  *     holdfast /etc/holdfast.conf --port 7000 --bind 127.0.0.1 ::1
  *              `--- first, if it does not begin with "--"; "-" is standard input
  *
- * Lines are `name value ...`; empty ones and those that begin with # are skipped; quoting is sdssplitargs'. `include` takes globs; its
- * lines count at the place where it stands. The last of equals wins: so the command line comes last. */
+ * Lines are `name value ...`; empty ones and those that begin with # are skipped; quoting is sdssplitargs'. `include`
+ * takes globs; its lines count at the place where it stands. The last of equals wins: so the command line comes last.
+ */
 #include <errno.h>
 #include <glob.h>
 #include <hiredis/sds.h>
@@ -29,11 +30,13 @@ static void fatal(const struct reading *r, const char *file, int line, const cha
 {
     buf_printf(r->err, "\n*** FATAL CONFIG FILE ERROR (Version %s) ***\n", HOLDFAST_VERSION);
     if (file != NULL)
-        buf_printf(r->err, "Reading the configuration file, at line %d of %s\n", line, strcmp(file, "-") == 0 ? "stdin" : file);
+        buf_printf(r->err, "Reading the configuration file, at line %d of %s\n", line,
+                   strcmp(file, "-") == 0 ? "stdin" : file);
     else
         buf_printf(r->err, "Reading the command line\n");
     /* A secret is not repeated in a message that ends up in a journal. */
-    buf_printf(r->err, ">>> '%s'\n%s\n", strcasestr(text, "password") != NULL ? "(a line with a password)" : text, why);
+    buf_printf(r->err, ">>> '%s'\n%s\n", strcasestr(text, "password") != NULL ? "(a line with a password)" : text,
+               why);
 }
 
 static bool read_file(struct reading *r, const char *path, char *why, size_t why_size, bool *told);
@@ -150,7 +153,8 @@ static bool read_file(struct reading *r, const char *path, char *why, size_t why
     FILE *f = from_stdin ? stdin : fopen(path, "r");
 
     if (f == NULL || (!from_stdin && fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode))) {
-        (void)snprintf(why, why_size, "can't open config file '%.300s': %s", path, strerror(f == NULL ? errno : EISDIR));
+        (void)snprintf(why, why_size, "can't open config file '%.300s': %s", path,
+                       strerror(f == NULL ? errno : EISDIR));
         if (f != NULL)
             (void)fclose(f);
         return false;
@@ -168,7 +172,8 @@ static bool read_file(struct reading *r, const char *path, char *why, size_t why
     return ok;
 }
 
-/* --name value ...: everything up to the next --name belongs to it. Returns the index after the option, -1 on an error. */
+/* --name value ...: everything up to the next --name belongs to it. Returns the index after the option, -1 on an
+ * error. */
 static int read_option(struct reading *r, int argc, char **argv, int i)
 {
     char why[WHY_MAX] = "";

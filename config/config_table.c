@@ -1,8 +1,9 @@
 /* The one table of settings, and the values' syntax.
  *
- * A setting is a row: name, kind, field, default, whether it can change at run time, bounds. A new one = a field in config.h, a row here,
- * a paragraph in holdfast.conf and a line in README.md; `make check` complains about the last two. Defaults are text and go
- * through the same parser as everything else. Reasons are worded as Valkey words them, so that tools and people recognise them. */
+ * A setting is a row: name, kind, field, default, whether it can change at run time, bounds. A new one = a field in
+ * config.h, a row here, a paragraph in holdfast.conf and a line in README.md; `make check` complains about the last
+ * two. Defaults are text and go through the same parser as everything else. Reasons are worded as Valkey words them,
+ * so that tools and people recognise them. */
 #include "config/config_table.h"
 
 #include <ctype.h>
@@ -29,7 +30,8 @@ static bool check_node(const char *text, char *why, size_t why_size)
     size_t n = strlen(text);
 
     /* It becomes part of connection names, which may hold no spaces. */
-    if (n > 0 && n <= NODE_NAME_MAX && strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == n)
+    if (n > 0 && n <= NODE_NAME_MAX &&
+        strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == n)
         return true;
     (void)snprintf(why, why_size, "argument must be 1 to %d letters, digits, '.', '_' or '-'", NODE_NAME_MAX);
     return false;
@@ -59,8 +61,8 @@ static bool check_address(const char *text, char *why, size_t why_size)
     if (strchr(text, '/') != NULL)
         return check_socket_path(text, why, why_size);
     digits = colon != NULL ? strspn(colon + 1, "0123456789") : 0;
-    if (colon != NULL && colon != text && digits > 0 && digits <= 5 && colon[1 + digits] == '\0' && atoi(colon + 1) > 0 &&
-        atoi(colon + 1) <= 65535)
+    if (colon != NULL && colon != text && digits > 0 && digits <= 5 && colon[1 + digits] == '\0' &&
+        atoi(colon + 1) > 0 && atoi(colon + 1) <= 65535)
         return true;
     (void)snprintf(why, why_size, "argument must be host:port or the path of a Unix socket (with a '/')");
     return false;
@@ -75,7 +77,7 @@ static const struct setting_word loglevel_words[] = {{"debug", DIAG_DEBUG},     
                                                      {"nothing", DIAG_NOTHING}, {NULL, 0}};
 
 #define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
-#define NOW SETTING_RUNTIME
+#define NOW      SETTING_RUNTIME
 
 static const struct setting settings[] = {
     /* network */
@@ -168,8 +170,9 @@ static bool parse_with_unit(const char *text, const struct setting_word *units, 
 
 static bool parse_memory(const char *text, long long *out)
 {
-    static const struct setting_word units[] = {{"", 1},      {"b", 1},       {"k", 1000},    {"kb", 1024},        {"m", 1000000},
-                                                {"mb", (int)MB}, {"g", 1000000000}, {"gb", (int)GB}, {NULL, 0}};
+    static const struct setting_word units[] = {{"", 1},           {"b", 1},        {"k", 1000},
+                                                {"kb", 1024},      {"m", 1000000},  {"mb", (int)MB},
+                                                {"g", 1000000000}, {"gb", (int)GB}, {NULL, 0}};
 
     return parse_with_unit(text, units, out);
 }
@@ -197,8 +200,9 @@ static bool within(const struct setting *s, long long value, char *why, size_t w
         show_duration(s->max, high, sizeof high);
         (void)snprintf(why, why_size, "argument must be between %s and %s inclusive", low, high);
     } else {
-        (void)snprintf(why, why_size, s->kind == KIND_OCTAL ? "argument must be between %llo and %llo inclusive"
-                                                            : "argument must be between %lld and %lld inclusive",
+        (void)snprintf(why, why_size,
+                       s->kind == KIND_OCTAL ? "argument must be between %llo and %llo inclusive"
+                                             : "argument must be between %lld and %lld inclusive",
                        s->min, s->max);
     }
     return false;
@@ -247,7 +251,8 @@ static bool parse_word(const struct setting *s, void *field, const char *text, c
 
     for (const struct setting_word *w = s->words; w->word != NULL; w++)
         if (strcasecmp(w->word, text) == 0) {
-            _Static_assert(sizeof(enum durability) == sizeof(int) && sizeof(enum diag_level) == sizeof(int), "as KIND_WORD");
+            _Static_assert(sizeof(enum durability) == sizeof(int) && sizeof(enum diag_level) == sizeof(int),
+                           "as KIND_WORD");
             memcpy(field, &w->value, sizeof w->value);
             return true;
         }
@@ -298,8 +303,11 @@ static bool parse_bind(struct config *c, int argc, char *const *argv, char *why,
     return true;
 }
 
-static const struct setting_word output_class_words[] = {
-    {"normal", OUTPUT_NORMAL}, {"replica", OUTPUT_REPLICA}, {"slave", OUTPUT_REPLICA}, {"pubsub", OUTPUT_PUBSUB}, {NULL, 0}};
+static const struct setting_word output_class_words[] = {{"normal", OUTPUT_NORMAL},
+                                                         {"replica", OUTPUT_REPLICA},
+                                                         {"slave", OUTPUT_REPLICA},
+                                                         {"pubsub", OUTPUT_PUBSUB},
+                                                         {NULL, 0}};
 
 static bool parse_output_limit(struct config *c, int argc, char *const *argv, char *why, size_t why_size)
 {
@@ -320,9 +328,10 @@ static bool parse_output_limit(struct config *c, int argc, char *const *argv, ch
             (void)snprintf(why, why_size, "Invalid client class specified in buffer limit configuration.");
             return false;
         }
-        if (!parse_memory(argv[i + 1], &hard) || !parse_memory(argv[i + 2], &soft) || !parse_number(argv[i + 3], 10, &seconds) ||
-            seconds < 0) {
-            (void)snprintf(why, why_size, "Error in hard, soft or soft_seconds setting in buffer limit configuration.");
+        if (!parse_memory(argv[i + 1], &hard) || !parse_memory(argv[i + 2], &soft) ||
+            !parse_number(argv[i + 3], 10, &seconds) || seconds < 0) {
+            (void)snprintf(why, why_size,
+                           "Error in hard, soft or soft_seconds setting in buffer limit configuration.");
             return false;
         }
         limit[w->value] = (struct output_limit){(uint64_t)hard, (uint64_t)soft, (uint64_t)seconds};
@@ -366,7 +375,8 @@ static void show_several(const struct setting *s, const struct config *c, char *
     static const struct {
         const char *word;
         enum output_class class;
-    } order[] = {{"normal", OUTPUT_NORMAL}, {"slave", OUTPUT_REPLICA}, {"pubsub", OUTPUT_PUBSUB}}; /* as Valkey shows it */
+    } order[] = {
+        {"normal", OUTPUT_NORMAL}, {"slave", OUTPUT_REPLICA}, {"pubsub", OUTPUT_PUBSUB}}; /* as Valkey shows it */
     size_t used = 0;
 
     out[0] = '\0';

@@ -37,12 +37,14 @@ struct setting {
 
 enum { SETTING_ARGS_MAX = 64, SETTING_VALUE_MAX = CONFIG_BIND_MAX * (CONFIG_TEXT_MAX + 1) };
 
-const struct setting *setting_at(size_t i); /* NULL past the last */
+const struct setting *setting_at(size_t i);           /* NULL past the last */
 const struct setting *setting_find(const char *name); /* without case; NULL if there is none */
 bool setting_takes_several(const struct setting *s);
 /* Sets the field. false with a reason in Valkey's words; c is then unchanged. */
-bool setting_parse(const struct setting *s, struct config *c, int argc, char *const *argv, char *why, size_t why_size);
-void setting_show(const struct setting *s, const struct config *c, char *out, size_t out_size); /* in full, secrets too */
+bool setting_parse(const struct setting *s, struct config *c, int argc, char *const *argv, char *why,
+                   size_t why_size);
+void setting_show(const struct setting *s, const struct config *c, char *out,
+                  size_t out_size); /* in full, secrets too */
 bool setting_equal(const struct setting *s, const struct config *a, const struct config *b);
 
 /* config_file.c. `from` names the place for messages. */

@@ -45,11 +45,12 @@ struct log_settings {
  * NULL with a reason in why. The term is one more than the last process's. A second process on the same directory is refused. */
 struct log *log_open(struct loop *l, const struct diag *d, const struct log_settings *settings,
                      const struct log_events *events, void *arg, char *why, size_t why_size);
-/* Stops the writer after the commit in flight; what was not flushed is dropped (nobody was told). */
+/* Stops the writer after the commit in flight; what was not flushed is dropped (nobody was told). Not from inside a callback of
+ * the log; abandon an unfinished snapshot first. */
 void log_close(struct log *l);
 
 uint64_t log_term(const struct log *l);
-uint64_t log_first_index(const struct log *l);     /* of the oldest entry kept; last+1 if none */
+uint64_t log_first_index(const struct log *l);     /* of the oldest entry kept (not truncated, nor about to be); last+1 if none */
 uint64_t log_last_index(const struct log *l);      /* newest entry durable here */
 uint64_t log_committed(const struct log *l);
 uint64_t log_open_index(const struct log *l);      /* the index that the open batch will get */
@@ -69,7 +70,7 @@ size_t log_take_commit_us(struct log *l, uint32_t *out, size_t max);
 
 /* ---- reading, in pieces, so that the loop is not held up ---- */
 /* Calls each() for up to `bytes_max` of entries from `from` on (at least one if there is one), committed ones only. Returns the next
- * index to ask for. each() borrows the view. Damage calls failed(). */
+ * index to ask for. each() borrows the view. Damage, and an index that was truncated, call failed() and return 0. */
 uint64_t log_read(struct log *l, uint64_t from, size_t bytes_max, void (*each)(void *arg, const struct entry_view *e),
                   void *arg);
 
@@ -89,7 +90,7 @@ bool snapshot_write(struct snapshot_writer *w, const void *bytes, size_t n);    
  * the loop. The writer is consumed. */
 void snapshot_finish(struct snapshot_writer *w, const struct snapshot_mark *mark, void (*done)(void *arg, bool ok), void *arg);
 void snapshot_abandon(struct snapshot_writer *w);
-/* The newest valid snapshot: true, its mark, and its path in path[]. false if there is none. A sidecar that does not match its file is
+/* The newest valid snapshot: true, its mark, and its path in path[] (open it at once: a newer one removes it). false if there is none. A sidecar that does not match its file is
  * damage: failed() is called. */
 bool snapshot_newest(struct log *l, struct snapshot_mark *mark, char *path, size_t path_size);
 

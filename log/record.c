@@ -180,6 +180,18 @@ enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct 
     return ENTRY_OK;
 }
 
+enum entry_error entry_running(const void *bytes, size_t n, struct hash128 *out)
+{
+    struct cursor c = cursor_of(bytes, n);
+
+    if (n < ENTRY_HEADER_BYTES)
+        return ENTRY_SHORT;
+    (void)cursor_bytes(&c, CHECKED_HEADER_BYTES - HASH_BYTES);
+    out->low = cursor_u64(&c);
+    out->high = cursor_u64(&c);
+    return ENTRY_OK;
+}
+
 static uint32_t read_db(struct cursor *c)
 {
     uint64_t db = cursor_varint(c);

@@ -62,6 +62,8 @@ enum entry_error { ENTRY_OK, ENTRY_SHORT, ENTRY_MAGIC, ENTRY_LENGTH, ENTRY_CHECK
 const char *entry_error_text(enum entry_error e);
 /* Checks everything, the index and the chain against `index` and `previous`. */
 enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct hash128 previous, struct entry_view *out);
+/* The running hash that an entry states, unchecked. */
+enum entry_error entry_running(const void *bytes, size_t n, struct hash128 *out);
 
 struct frame_view {
     enum frame_kind kind;

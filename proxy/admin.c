@@ -4,8 +4,8 @@
  *     /readyz    200, or 503 and the reason          for "send me traffic"
  *     /metrics   Prometheus text                     /status   JSON, for people and tools
  *
- * Only GET and HEAD, nothing changes anything. Requests are small by nature, so headers and bodies are bounded tightly; a connection that says
- * nothing is closed after ADMIN_TIMEOUT_S. */
+ * Only GET and HEAD, nothing changes anything. Requests are small by nature, so headers and bodies are bounded
+ * tightly; a connection that says nothing is closed after ADMIN_TIMEOUT_S. */
 #include "proxy/admin.h"
 
 #include <errno.h>
@@ -42,7 +42,8 @@ static void answer(struct evhttp_request *request, int code, const char *type, c
 
     (void)evhttp_add_header(headers, "Content-Type", type);
     (void)evhttp_add_header(headers, "Cache-Control", "no-store");
-    if (evhttp_request_get_command(request) == EVHTTP_REQ_HEAD) { /* RFC 9110, 9.3.2: the length, not the body; evhttp would send it */
+    if (evhttp_request_get_command(request) ==
+        EVHTTP_REQ_HEAD) { /* RFC 9110, 9.3.2: the length, not the body; evhttp would send it */
         char length[24];
 
         (void)snprintf(length, sizeof length, "%zu", body->len);
@@ -72,8 +73,9 @@ static void why_not_ready(const struct status *s, struct buf *out)
     } else if (s->log_stalled) {
         buf_printf(out, "the log is stalled: %s", s->log_stalled_why);
     } else if (s->refusing_writes) {
-        buf_printf(out, "writes are refused: the oldest write not durable is %" PRIu64 " ms old (durability-lag-max %" PRIu64
-                        " ms), %" PRIu64 " bytes are pending",
+        buf_printf(out,
+                   "writes are refused: the oldest write not durable is %" PRIu64
+                   " ms old (durability-lag-max %" PRIu64 " ms), %" PRIu64 " bytes are pending",
                    s->lag_ms, s->lag_max_ms, s->pending_bytes);
     } else {
         buf_text(out, "not ready");
@@ -170,7 +172,8 @@ struct admin *admin_new(struct loop *l, const struct diag *d, const struct confi
         free(a);
         return NULL;
     }
-    diag_log(d, DIAG_NOTICE, "Admin port: http://%s:%d/metrics, /status, /healthz, /readyz", c->admin_bind, c->admin_port);
+    diag_log(d, DIAG_NOTICE, "Admin port: http://%s:%d/metrics, /status, /healthz, /readyz", c->admin_bind,
+             c->admin_port);
     return a;
 }
 

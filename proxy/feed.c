@@ -41,7 +41,7 @@
 
 enum {
     ID_BYTES = 40,
-    PASSWORD_BYTES = 32,
+    PASSWORD_BYTES = sizeof FEED_PASSWORD_PREFIX - 1 + 32,
     PIECE_BYTES = 256 * 1024,    /* of file or log, per turn */
     OUT_BYTES_MAX = 1024 * 1024, /* beyond it we wait for Valkey */
     CONNECT_MS_MAX = 15000,      /* until Valkey has said the password */
@@ -419,7 +419,8 @@ struct feed *feed_new(struct loop *l, const struct diag *d, struct log *log, con
     f->limits = (struct resp_limits){.bulk_bytes_max = 65536, .query_bytes_max = 65536, .args_max = 64, .line_bytes_max = 65536};
     f->pool = resp_pool_new(&f->limits);
     f->started_ms = loop_now_ms(l);
-    random_hex(f->password, PASSWORD_BYTES);
+    memcpy(f->password, FEED_PASSWORD_PREFIX, sizeof FEED_PASSWORD_PREFIX - 1);
+    random_hex(f->password + sizeof FEED_PASSWORD_PREFIX - 1, 32);
     random_hex(f->replid, ID_BYTES);
     f->tick = loop_timer_new(l, on_tick, f);
     f->pump = loop_timer_new(l, on_pump, f);

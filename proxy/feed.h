@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Every feed's password begins so: one found in Valkey's masterauth was left by a feed that died, and is worth nothing. */
+#define FEED_PASSWORD_PREFIX "holdfast-feed-"
+
 struct diag;
 struct feed;
 struct log;

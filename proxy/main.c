@@ -133,6 +133,26 @@ static void raise_file_limit(struct holdfast *h)
     diag_log(&h->diag, DIAG_WARNING, "maxclients is now %d: the limit of open files is too low", h->config.maxclients);
 }
 
+/* Makes data-dir and its name absolute: the spawned Valkey's socket is told apart from host:port by its leading slash. */
+static bool make_data_dir(struct holdfast *h)
+{
+    char *path = NULL;
+
+    if ((mkdir(h->config.data_dir, 0700) != 0 && errno != EEXIST) ||
+        (path = realpath(h->config.data_dir, NULL)) == NULL || strlen(path) >= sizeof h->config.data_dir) {
+        diag_log(&h->diag, DIAG_WARNING, "data-dir %s: %s", h->config.data_dir, path ? "path too long" : strerror(errno));
+        free(path);
+        return false;
+    }
+    (void)snprintf(h->config.data_dir, sizeof h->config.data_dir, "%s", path);
+    free(path);
+    if (h->config.valkey_spawn)
+        (void)snprintf(h->valkey_address, sizeof h->valkey_address, "%s/valkey/valkey.sock", h->config.data_dir);
+    else
+        (void)snprintf(h->valkey_address, sizeof h->valkey_address, "%s", h->config.valkey);
+    return true;
+}
+
 static bool start(struct holdfast *h)
 {
     char why[256] = "";
@@ -152,10 +172,6 @@ static bool start(struct holdfast *h)
                                      .arg = h,
                                      .marker_channel = MARKER_CHANNEL_PREFIX};
 
-    if (mkdir(h->config.data_dir, 0700) != 0 && errno != EEXIST) {
-        diag_log(&h->diag, DIAG_WARNING, "data-dir %s: %s", h->config.data_dir, strerror(errno));
-        return false;
-    }
     if ((h->core = core_new(h->loop, &h->diag, &core, why, sizeof why)) == NULL ||
         (h->worker = worker_new(h->loop, &h->diag, &worker, why, sizeof why)) == NULL ||
         (h->config.admin_port != 0 &&
@@ -230,15 +246,11 @@ int main(int argc, char **argv)
     h.diag.level = h.config.loglevel;
     (void)snprintf(h.diag.file, sizeof h.diag.file, "%s", h.config.logfile);
     h.status.start_unix_ms = clock_wall_ms();
-    if (h.config.valkey_spawn)
-        (void)snprintf(h.valkey_address, sizeof h.valkey_address, "%s/valkey/valkey.sock", h.config.data_dir);
-    else
-        (void)snprintf(h.valkey_address, sizeof h.valkey_address, "%s", h.config.valkey);
     h.loop = loop_new();
     diag_log(&h.diag, DIAG_NOTICE, "Holdfast %s, pid %d, node %s", HOLDFAST_VERSION, (int)getpid(), h.config.node);
     raise_file_limit(&h);
     watch_signals(&h);
-    rc = start(&h) ? 0 : 1;
+    rc = make_data_dir(&h) && start(&h) ? 0 : 1;
     if (rc == 0)
         loop_run(h.loop);
     finish(&h);

@@ -240,16 +240,19 @@ static bool take_text(struct cursor *c, char *out, size_t size)
 static void on_attach(struct replay *r, struct cursor *c)
 {
     uint64_t offset = cursor_varint(c);
-    bool again;
+    char before[sizeof r->facts.run_id];
+    bool again, same_place;
 
+    memcpy(before, r->facts.run_id, sizeof before);
     if (!take_text(c, r->facts.replid, sizeof r->facts.replid) ||
         !take_text(c, r->facts.run_id, sizeof r->facts.run_id)) {
         damage(r, "malformed attachment at offset", offset);
         return;
     }
     again = c->left > 0 && cursor_u8(c) == 1;
-    r->facts.attached = true;
-    if (!again || offset > r->facts.offset) {
+    r->facts.attached = r->facts.run_id[0] != '\0';
+    same_place = strcmp(before, r->facts.run_id) == 0 && offset == r->facts.offset; /* only the id has changed */
+    if (!same_place && (!again || offset > r->facts.offset)) {
         r->facts.offset = offset;
         r->facts.db = 0; /* after a full sync, a fork or a promotion Valkey writes a SELECT first */
     }

@@ -22,7 +22,7 @@ struct replay_intent {
 struct replay_facts { /* complete once the walk has ended */
     bool anything;                    /* an INTENT, OUTCOME or CONTROL_ATTACH was seen */
     uint64_t next_seq;                /* above every sequence number seen */
-    bool attached;                    /* a CONTROL_ATTACH was seen */
+    bool attached;                    /* the last CONTROL_ATTACH names a Valkey */
     char run_id[48], replid[48];
     uint64_t offset;                  /* of that stream: end of the last OUTCOME since, else where it attached */
     uint32_t db;                      /* database selected there, as far as the log knows */
@@ -37,7 +37,8 @@ struct replay_facts { /* complete once the walk has ended */
  *
  * again = 0: an attachment begins. again = 1: a reminder of the one that goes on, written before the log is truncated, so that the log never
  * loses it. Its offset is where the snapshot was forked: all effects before it are in the snapshot, and Valkey writes a SELECT first after a fork.
- * So the offset of an OUTCOME between the snapshot and the reminder is later and stays; without one, the reminder's holds. */
+ * So the offset of an OUTCOME between the snapshot and the reminder is later and stays; without one, the reminder's holds.
+ * Empty ids: from here on the log says more than any running Valkey (a rebuild has begun): nothing to bridge to. */
 void replay_attach_body(struct buf *body, uint64_t offset, const char *replid, const char *run_id, bool again);
 
 /* mark: the snapshot to start from, NULL for the whole log. */

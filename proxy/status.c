@@ -4,8 +4,9 @@
  *                 ├─▶ /status    "<field>": <value>
  *                 └─▶ /metrics   holdfast_<metric> in base units, with HELP and TYPE
  *
- * A new figure = a field in status.h, a row here, a line in the table of README.md ("Operations"); `make check` names what is missing. INFO and
- * JSON keep the field's own unit, which is in its name; metrics have seconds and bytes, as Prometheus asks. */
+ * A new figure = a field in status.h, a row here, a line in the table of README.md ("Operations"); `make check` names
+ * what is missing. INFO and JSON keep the field's own unit, which is in its name; metrics have seconds and bytes, as
+ * Prometheus asks. */
 #include "proxy/status.h"
 
 #include <inttypes.h>
@@ -40,10 +41,14 @@ struct figure {
     const char *help;
 };
 
-static const char *const states[] = {"starting", "connecting", "adopting", "bridging", "rebuilding", "probing", "serving", "draining"};
+static const char *const states[] = {"starting",   "connecting", "adopting", "bridging",
+                                     "rebuilding", "probing",    "serving",  "draining"};
 enum { STATE_COUNT = sizeof states / sizeof *states };
 
-#define ROW(field, kind, type, metric, help) {#field, offsetof(struct status, field), FIGURE_##kind, type, metric, help}
+#define ROW(field, kind, type, metric, help)                                                                         \
+    {                                                                                                                \
+#field, offsetof(struct status, field), FIGURE_##kind, type, metric, help                                    \
+    }
 
 static const struct figure figures[] = {
     ROW(state, STATE, "gauge", "state", "1 for the state the node is in."),
@@ -72,11 +77,14 @@ static const struct figure figures[] = {
     ROW(writes_uncertain, COUNT, "counter", "writes_uncertain_total", "Writes answered UNCERTAIN: may be applied."),
     ROW(effects_ref, COUNT, "counter", "effects_ref_total", "Effects logged as a reference to their intent."),
     ROW(effects_raw, COUNT, "counter", "effects_raw_total", "Effects logged in full."),
-    ROW(foreign_effects, COUNT, "counter", "effects_foreign_total", "Effects of writers that bypass Holdfast (not told apart yet: 0)."),
+    ROW(foreign_effects, COUNT, "counter", "effects_foreign_total",
+        "Effects of writers that bypass Holdfast (not told apart yet: 0)."),
     ROW(tap_offset, COUNT, "gauge", "tap_offset_bytes", "Valkey's replication stream: read up to here."),
-    ROW(tap_durable_offset, COUNT, "gauge", "tap_durable_offset_bytes", "Valkey's replication stream: durable up to here."),
+    ROW(tap_durable_offset, COUNT, "gauge", "tap_durable_offset_bytes",
+        "Valkey's replication stream: durable up to here."),
     ROW(rebuilds, COUNT, "counter", "rebuilds_total", "Times Valkey was rebuilt from snapshot and log."),
-    ROW(last_rebuild_unix_ms, MS, "gauge", "last_rebuild_timestamp_seconds", "When the last rebuild ended; 0 = never."),
+    ROW(last_rebuild_unix_ms, MS, "gauge", "last_rebuild_timestamp_seconds",
+        "When the last rebuild ended; 0 = never."),
     ROW(last_rebuild_duration_ms, MS, "gauge", "last_rebuild_duration_seconds", "How long the last rebuild took."),
     ROW(last_rebuild_commands, COUNT, "gauge", "last_rebuild_commands", "Effects replayed by the last rebuild."),
     ROW(last_rebuild_why, TEXT, NULL, NULL, NULL),
@@ -87,9 +95,11 @@ static const struct figure figures[] = {
     ROW(snapshot_running, BOOL, "gauge", "snapshot_running", "1 while a snapshot is being taken."),
     ROW(valkey_version, TEXT, NULL, NULL, NULL),
     ROW(valkey_run_id, TEXT, NULL, NULL, NULL),
-    ROW(commit_us, HISTOGRAM, "histogram", "commit_seconds", "From a sync write's acceptance to the commit of its intent."),
+    ROW(commit_us, HISTOGRAM, "histogram", "commit_seconds",
+        "From a sync write's acceptance to the commit of its intent."),
     ROW(forward_us, HISTOGRAM, "histogram", "forward_seconds", "From a write's forwarding to Valkey's reply."),
-    ROW(release_us, HISTOGRAM, "histogram", "release_seconds", "From a sync write's acceptance to the release of its reply."),
+    ROW(release_us, HISTOGRAM, "histogram", "release_seconds",
+        "From a sync write's acceptance to the release of its reply."),
     ROW(sessions, COUNT, "gauge", "connected_sessions", "Clients connected."),
     ROW(sessions_total, COUNT, "counter", "sessions_total", "Clients accepted since the start."),
     ROW(sessions_rejected, COUNT, "counter", "sessions_rejected_total", "Clients refused because of maxclients."),
@@ -169,8 +179,9 @@ void status_info_section(const struct status *s, struct buf *out)
             break;
         case FIGURE_HISTOGRAM:
             h = figure_histogram(f, s);
-            buf_printf(out, "count=%" PRIu64 ",sum=%" PRIu64 ",p50=%" PRIu64 ",p99=%" PRIu64 ",p99.9=%" PRIu64, h->count,
-                       h->sum_us, histogram_quantile_us(h, 0.5), histogram_quantile_us(h, 0.99), histogram_quantile_us(h, 0.999));
+            buf_printf(out, "count=%" PRIu64 ",sum=%" PRIu64 ",p50=%" PRIu64 ",p99=%" PRIu64 ",p99.9=%" PRIu64,
+                       h->count, h->sum_us, histogram_quantile_us(h, 0.5), histogram_quantile_us(h, 0.99),
+                       histogram_quantile_us(h, 0.999));
             break;
         }
         buf_text(out, "\r\n");
@@ -209,10 +220,12 @@ static void append_histogram(struct buf *out, const char *metric, const struct h
 
     for (int i = 0; i < HISTOGRAM_BUCKETS - 1; i++) {
         below += h->bucket[i];
-        buf_printf(out, "holdfast_%s_bucket{le=\"%.9g\"} %" PRIu64 "\n", metric, (double)histogram_bound_us(i) / 1e6, below);
+        buf_printf(out, "holdfast_%s_bucket{le=\"%.9g\"} %" PRIu64 "\n", metric, (double)histogram_bound_us(i) / 1e6,
+                   below);
     }
     buf_printf(out, "holdfast_%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", metric, h->count);
-    buf_printf(out, "holdfast_%s_sum %.6f\nholdfast_%s_count %" PRIu64 "\n", metric, (double)h->sum_us / 1e6, metric, h->count);
+    buf_printf(out, "holdfast_%s_sum %.6f\nholdfast_%s_count %" PRIu64 "\n", metric, (double)h->sum_us / 1e6, metric,
+               h->count);
 }
 
 static void append_metric(struct buf *out, const struct figure *f, const struct status *s)
@@ -236,7 +249,8 @@ static void append_metric(struct buf *out, const struct figure *f, const struct 
         break;
     case FIGURE_MODE:
         for (int mode = DURABILITY_OFF; mode <= DURABILITY_SYNC; mode++)
-            append_choice(out, f->metric, "mode", durability_name((enum durability)mode), s->mode == (enum durability)mode);
+            append_choice(out, f->metric, "mode", durability_name((enum durability)mode),
+                          s->mode == (enum durability)mode);
         break;
     case FIGURE_HISTOGRAM:
         append_histogram(out, f->metric, figure_histogram(f, s));
@@ -288,8 +302,9 @@ static json_t *json_figure(const struct figure *f, const struct status *s)
         return json_real(figure_ratio(f, s));
     case FIGURE_HISTOGRAM:
         h = figure_histogram(f, s);
-        return json_pack("{s:I, s:I, s:I, s:I, s:I}", "count", (json_int_t)h->count, "sum", (json_int_t)h->sum_us, "p50",
-                         (json_int_t)histogram_quantile_us(h, 0.5), "p99", (json_int_t)histogram_quantile_us(h, 0.99), "p99.9",
+        return json_pack("{s:I, s:I, s:I, s:I, s:I}", "count", (json_int_t)h->count, "sum", (json_int_t)h->sum_us,
+                         "p50", (json_int_t)histogram_quantile_us(h, 0.5), "p99",
+                         (json_int_t)histogram_quantile_us(h, 0.99), "p99.9",
                          (json_int_t)histogram_quantile_us(h, 0.999));
     case FIGURE_STATE:
     case FIGURE_MODE:

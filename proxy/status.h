@@ -1,5 +1,6 @@
-/* What Holdfast knows about itself, as one plain struct: filled by core and worker, shown by INFO, /metrics, /status and /readyz.
- * Adding a figure = one field here and one row in status.c's table (name, type, help), from which all four are made. */
+/* What Holdfast knows about itself, as one plain struct: filled by core and worker, shown by INFO, /metrics, /status
+ * and /readyz. Adding a figure = one field here and one row in status.c's table (name, type, help), from which all
+ * four are made. */
 #ifndef HF_STATUS_H
 #define HF_STATUS_H
 
@@ -14,39 +15,41 @@ struct buf;
 
 struct status {
     /* core */
-    const char *state;          /* node state: "starting" "connecting" "adopting" "bridging" "rebuilding" "probing" "serving" "draining" */
-    bool ready;                 /* serving, and writes are accepted */
-    enum durability mode;       /* server-wide */
-    uint64_t lag_ms;            /* age of the oldest write accepted and not durable */
+    const char *state; /* node state: "starting" "connecting" "adopting" "bridging" "rebuilding" "probing" "serving"
+                          "draining" */
+    bool ready;        /* serving, and writes are accepted */
+    enum durability mode; /* server-wide */
+    uint64_t lag_ms;      /* age of the oldest write accepted and not durable */
     uint64_t lag_max_ms;
     uint64_t term, log_index, log_committed, log_first_index, log_bytes, log_size_max_bytes, pending_bytes;
     bool log_stalled;
     char log_stalled_why[128];
     bool refusing_writes;
-    uint64_t pending_intents;   /* accepted, not resolved */
-    uint64_t tainted_keys;      /* keys whose latest effect is not durable */
+    uint64_t pending_intents; /* accepted, not resolved */
+    uint64_t tainted_keys;    /* keys whose latest effect is not durable */
     bool tainted_all;
-    uint64_t waiting_replies;   /* held by the release rule */
+    uint64_t waiting_replies; /* held by the release rule */
     uint64_t writes_sync, writes_captured, writes_async;
-    uint64_t writes_rejected;   /* refused with CLUSTERDOWN: never logged */
-    uint64_t writes_uncertain;  /* answered UNCERTAIN */
+    uint64_t writes_rejected;  /* refused with CLUSTERDOWN: never logged */
+    uint64_t writes_uncertain; /* answered UNCERTAIN */
     uint64_t effects_ref, effects_raw;
-    uint64_t foreign_effects;   /* effects of writers that bypass Holdfast: reserved, 0 until they can be told apart */
+    uint64_t foreign_effects; /* effects of writers that bypass Holdfast: reserved, 0 until they can be told apart */
     uint64_t tap_offset, tap_durable_offset;
     uint64_t rebuilds, last_rebuild_unix_ms, last_rebuild_duration_ms, last_rebuild_commands;
     char last_rebuild_why[128];
-    double rebuild_progress;    /* 0..1 while rebuilding */
+    double rebuild_progress; /* 0..1 while rebuilding */
     uint64_t snapshot_index, snapshot_bytes, snapshot_unix_ms;
     bool snapshot_running;
     char valkey_version[32], valkey_run_id[48];
-    struct histogram commit_us, forward_us, release_us; /* intent accepted->committed; forwarded->replied; accepted->released */
+    struct histogram commit_us, forward_us,
+        release_us; /* intent accepted->committed; forwarded->replied; accepted->released */
     /* worker */
     uint64_t sessions, sessions_total, sessions_rejected, pinned, lanes, commands, net_in_bytes, net_out_bytes;
     uint64_t start_unix_ms;
 };
 
-void status_info_section(const struct status *s, struct buf *out);  /* "# Durability\r\nkey:value\r\n..." */
-void status_metrics(const struct status *s, struct buf *out);       /* Prometheus text format, holdfast_ prefix */
+void status_info_section(const struct status *s, struct buf *out); /* "# Durability\r\nkey:value\r\n..." */
+void status_metrics(const struct status *s, struct buf *out);      /* Prometheus text format, holdfast_ prefix */
 void status_json(const struct status *s, const struct config *c, struct buf *out); /* one object */
 
 #endif

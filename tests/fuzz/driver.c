@@ -1,9 +1,12 @@
-/* Runs a fuzz target without a fuzzer: the corpus, then seeded mutations of it, for some seconds. Any crash or sanitizer report ends it.
+/* Runs a fuzz target without a fuzzer: the corpus, then seeded mutations of it, for some seconds. Any crash or
+ * sanitizer report ends it.
  *
- *     fuzz_x SECONDS [FILE or DIRECTORY ...]        FUZZ_SEED=n repeats a run; one FILE and 0 seconds repeats one input
+ *     fuzz_x SECONDS [FILE or DIRECTORY ...]        FUZZ_SEED=n repeats a run; one FILE and 0 seconds repeats one
+ * input
  *
- * A target is one function, int LLVMFuzzerTestOneInput(const uint8_t *, size_t), in tests/fuzz/fuzz_<name>.c; its corpus is
- * tests/fuzz/corpus/<name>/. So the same files work with libFuzzer: clang -fsanitize=fuzzer instead of this file. */
+ * A target is one function, int LLVMFuzzerTestOneInput(const uint8_t *, size_t), in tests/fuzz/fuzz_<name>.c; its
+ * corpus is tests/fuzz/corpus/<name>/. So the same files work with libFuzzer: clang -fsanitize=fuzzer instead of this
+ * file. */
 #include <dirent.h>
 #include <inttypes.h>
 #include <stdint.h>
@@ -85,10 +88,12 @@ static void read_path(struct run *r, const char *path)
         (void)closedir(dir);
 }
 
-/* One change in place: a bit, a byte, a run copied from elsewhere or from another input, a cut, a number that matters. */
+/* One change in place: a bit, a byte, a run copied from elsewhere or from another input, a cut, a number that
+ * matters. */
 static void mutate(struct run *r, uint8_t *bytes, size_t *n)
 {
-    static const char *const words[] = {"\r\n", "-1", "0", "4294967296", "9223372036854775807", "\"", "*", "$", "%", "\\x"};
+    static const char *const words[] = {"\r\n", "-1", "0", "4294967296", "9223372036854775807",
+                                        "\"",   "*",  "$", "%",          "\\x"};
     const struct input *other = &r->corpus[below(r, r->count)];
     const char *word;
     size_t at, from, len;

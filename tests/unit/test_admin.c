@@ -118,7 +118,8 @@ static const char *ask(const struct server *v, struct buf *reply, const char *re
 static const char *get(const struct server *v, struct buf *reply, const char *method, const char *path)
 {
     char request[256];
-    int n = snprintf(request, sizeof request, "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", method, path);
+    int n = snprintf(request, sizeof request,
+                     "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", method, path);
 
     return ask(v, reply, request, (size_t)n);
 }

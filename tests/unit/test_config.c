@@ -65,10 +65,10 @@ static void load(struct config *c, const char *expected, int argc, const char *c
     }
     buf_free(&err);
 }
-#define LOAD(c, expected, ...)                                                                                        \
-    do {                                                                                                              \
-        const char *const args[] = {"holdfast", __VA_ARGS__};                                                         \
-        load(c, expected, (int)(sizeof args / sizeof *args), args);                                                   \
+#define LOAD(c, expected, ...)                                                                                       \
+    do {                                                                                                             \
+        const char *const args[] = {"holdfast", __VA_ARGS__};                                                        \
+        load(c, expected, (int)(sizeof args / sizeof *args), args);                                                  \
     } while (0)
 
 static void set_ok(struct config *c, const char *name, const char *value)
@@ -128,7 +128,7 @@ static void sizes_and_durations_have_units(void **state)
     static const struct {
         const char *text;
         uint64_t bytes;
-    } sizes[] = {{"2000000", 2000000}, {"2000k", 2000000},  {"2048KB", 2048 * 1024}, {"5m", 5000000},
+    } sizes[] = {{"2000000", 2000000}, {"2000k", 2000000}, {"2048KB", 2048 * 1024}, {"5m", 5000000},
                  {"5mb", 5242880},     {"1G", 1000000000}, {"1Gb", 1073741824},     {"1048576b", 1048576}};
     struct config c;
 
@@ -151,7 +151,8 @@ static void sizes_and_durations_have_units(void **state)
     set_ok(&c, "durability-lag-max", "7");
     assert_int_equal(c.durability_lag_max_ms, 7000);
     set_bad(&c, "durability-lag-max", "0", "argument must be between 200ms and 86400 inclusive");
-    set_bad(&c, "durability-lag-max", "1h", "argument must be a duration: seconds (10 or 10s) or milliseconds (500ms)");
+    set_bad(&c, "durability-lag-max", "1h",
+            "argument must be a duration: seconds (10 or 10s) or milliseconds (500ms)");
 }
 
 static void bad_values_are_refused_in_valkeys_words(void **state)
@@ -178,7 +179,8 @@ static void bad_values_are_refused_in_valkeys_words(void **state)
     set_ok(&c, "valkey", "[::1]:6380");
     set_ok(&c, "valkey", "/run/valkey.sock");
     set_bad(&c, "no-such", "1", "Unknown option or number of arguments for CONFIG SET");
-    set_bad(&c, "client-output-buffer-limit", "normal 1 2", "Wrong number of arguments in buffer limit configuration.");
+    set_bad(&c, "client-output-buffer-limit", "normal 1 2",
+            "Wrong number of arguments in buffer limit configuration.");
     set_bad(&c, "client-output-buffer-limit", "normal 1 2 3 what 1 2 3",
             "Invalid client class specified in buffer limit configuration.");
     set_bad(&c, "client-output-buffer-limit", "normal 1 2 3 pubsub 1 2 x",
@@ -193,7 +195,8 @@ static void several_arguments(void **state)
     (void)state;
     config_defaults(&c);
     set_ok(&c, "client-output-buffer-limit", "PUBSUB 1mb 0 0 slave 5 6 7");
-    shows(&c, "client-output-buffer-limit", "client-output-buffer-limit=normal 0 0 0 slave 5 6 7 pubsub 1048576 0 0;");
+    shows(&c, "client-output-buffer-limit",
+          "client-output-buffer-limit=normal 0 0 0 slave 5 6 7 pubsub 1048576 0 0;");
     set_ok(&c, "bind", "10.0.0.1 * -::*");
     shows(&c, "bind", "bind=10.0.0.1 * -::*;");
     assert_int_equal(c.bind_count, 3);
@@ -238,7 +241,9 @@ static void file_then_options(void **state)
     char line[256];
 
     write_file(p->other, "port 7001\nnode other\n");
-    (void)snprintf(line, sizeof line, "# comment\n\n  port 7000  \r\nnode \"n\\x31\"\nlogfile ''\ninclude %s/b*.conf\nloglevel debug\ninclude %s/none*",
+    (void)snprintf(line, sizeof line,
+                   "# comment\n\n  port 7000  \r\nnode \"n\\x31\"\nlogfile ''\ninclude %s/b*.conf\nloglevel "
+                   "debug\ninclude %s/none*",
                    p->dir, p->dir);
     write_file(p->file, line);
     LOAD(&c, NULL, p->file, "--maxclients", "5", "--bind", "127.0.0.1", "-::1", "10.0.0.1", "--Timeout", "9");
@@ -315,7 +320,8 @@ static void reload_takes_over_what_can_change(void **state)
 
     write_file(p->file, "port 7000\nloglevel notice\ntimeout 1\n");
     load(&c, NULL, 4, args);
-    write_file(p->file, "port 7001\nloglevel warning\ntimeout 2\ndurability-lag-max 250ms\nclient-output-buffer-limit normal 9 9 9\n");
+    write_file(p->file, "port 7001\nloglevel warning\ntimeout 2\ndurability-lag-max "
+                        "250ms\nclient-output-buffer-limit normal 9 9 9\n");
     assert_true(config_reload(&c, &notes));
     assert_int_equal(c.port, 7000);
     assert_int_equal(c.loglevel, DIAG_WARNING);

@@ -91,11 +91,13 @@ static void info_section(void **state)
     has(&out, "\r\nholdfast_ready:1\r\n");
     has(&out, "\r\nholdfast_log_stalled_why:disk  full \"x\"\r\n");
     has(&out, "\r\nholdfast_rebuild_progress:0.2500\r\n");
-    has(&out, "\r\nholdfast_commit_us:count=2,sum=100000100,p50=128,p99=18446744073709551615,p99.9=18446744073709551615\r\n");
+    has(&out, "\r\nholdfast_commit_us:count=2,sum=100000100,p50=128,p99=18446744073709551615,p99.9="
+              "18446744073709551615\r\n");
     buf_free(&out);
 }
 
-/* Prometheus' own checks, in small: HELP and TYPE before each family, names once, every line `name[{labels}] number`. */
+/* Prometheus' own checks, in small: HELP and TYPE before each family, names once, every line `name[{labels}] number`.
+ */
 static void check_exposition(char *text)
 {
     char *rest = text, *line, family[128] = "", seen[16384] = "";
@@ -142,7 +144,8 @@ static void metrics_page(void **state)
     has(&out, "\nholdfast_state{state=\"starting\"} 0\n");
     has(&out, "\nholdfast_durability_mode{mode=\"async\"} 1\n");
     has(&out, "# TYPE holdfast_writes_sync_total counter\nholdfast_writes_sync_total 7\n");
-    has(&out, "\nholdfast_commit_seconds_bucket{le=\"6.4e-05\"} 0\nholdfast_commit_seconds_bucket{le=\"0.000128\"} 1\n");
+    has(&out,
+        "\nholdfast_commit_seconds_bucket{le=\"6.4e-05\"} 0\nholdfast_commit_seconds_bucket{le=\"0.000128\"} 1\n");
     has(&out, "\nholdfast_commit_seconds_bucket{le=\"33.554432\"} 1\nholdfast_commit_seconds_bucket{le=\"+Inf\"} 2\n"
               "holdfast_commit_seconds_sum 100.000100\nholdfast_commit_seconds_count 2\n");
     check_exposition(buf_head(&out));
@@ -171,7 +174,8 @@ static void json_page(void **state)
     assert_int_equal(json_integer_value(json_object_get(root, "lag_ms")), 1234);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(root, "commit_us"), "count")), 2);
     assert_string_equal(json_string_value(json_object_get(json_object_get(root, "settings"), "valkey-password")), "");
-    assert_string_equal(json_string_value(json_object_get(json_object_get(root, "settings"), "logfile")), "(not UTF-8)");
+    assert_string_equal(json_string_value(json_object_get(json_object_get(root, "settings"), "logfile")),
+                        "(not UTF-8)");
     assert_string_equal(json_string_value(json_object_get(root, "node")), "node-1");
     json_decref(root);
     buf_free(&out);
@@ -180,8 +184,10 @@ static void json_page(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(buckets_have_inclusive_bounds), cmocka_unit_test(quantiles_are_upper_bounds),
-        cmocka_unit_test(info_section),                  cmocka_unit_test(metrics_page),
+        cmocka_unit_test(buckets_have_inclusive_bounds),
+        cmocka_unit_test(quantiles_are_upper_bounds),
+        cmocka_unit_test(info_section),
+        cmocka_unit_test(metrics_page),
         cmocka_unit_test(json_page),
     };
 
