@@ -138,6 +138,7 @@ static void on_message(void *arg, const char *channel, size_t channel_n, const c
         if (sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNu64 "%c", &term, &number, &resolves, &rest) == 3 &&
             term == log_term(c->log)) {
             core_facts(c);
+            seq_stream_db(c->seq, e->db_after);
             seen = seq_marker_seen(c->seq, number, resolves, e->end_offset);
             core_decisions(c);
         }

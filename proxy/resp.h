@@ -26,12 +26,14 @@ struct resp_parser;
 struct resp_pool;
 struct resp_pool *resp_pool_new(const struct resp_limits *limits); /* borrows limits: they may change while running */
 void resp_pool_free(struct resp_pool *p);
+void resp_pool_trim(struct resp_pool *p); /* releases what the last command borrowed, if it is large: for turns without a next one */
 
 enum resp_result { RESP_MORE, RESP_COMMAND, RESP_ERROR };
-/* Feeds bytes. RESP_COMMAND: one command is in *out (borrowed until the next call with this parser); *used says how many bytes were taken, call
- * again with the rest. RESP_MORE: all were taken, no command complete. RESP_ERROR: *error is Valkey's text, without '-' and CRLF, e.g. "ERR Protocol error:
- * invalid bulk length": send it and close. *parser is NULL between commands; it is taken from the pool when needed and
- * given back (set to NULL) when the next byte would begin a new command, so out borrows from the pool in that case. Empty requests (empty lines, *0, *-1) are skipped.
+/* Feeds bytes. RESP_COMMAND: one command is in *out, borrowed until the next call with this pool; *used says how many bytes were taken: call
+ * again with all of the rest (and what came behind it). RESP_MORE: all were taken, no command complete. RESP_ERROR: *error is Valkey's text, without '-' and CRLF, e.g.
+ * "ERR Protocol error: invalid bulk length": send it and close; *parser is NULL. Empty requests (empty lines, *0, *-1) are skipped.
+ * *parser is NULL at first; it is taken from the pool when needed, and given back (NULL again) as soon as all bytes were taken and no command is
+ * incomplete: an idle connection holds none. In between it belongs to this connection: who gives up before that drops it.
  * strict: an unauthenticated connection: at most 10 arguments of at most 16384 bytes ("unauthenticated multibulk length" / "unauthenticated bulk length"). */
 enum resp_result resp_parse(struct resp_pool *pool, struct resp_parser **parser, const char *bytes, size_t n, size_t *used,
                             bool strict, struct argv *out, const char **error);

@@ -81,6 +81,7 @@ void seq_attach(struct seq *s, const struct replay_facts *facts, bool bridged)
     s->effects = s->cut_effects;
     s->attached = true;
     s->offset = facts->offset;
+    s->stream_db = s->logged_db = facts->db;
     if (facts->next_seq > s->next_seq)
         s->next_seq = facts->next_seq;
     for (size_t i = 0; bridged && i < facts->pending_count; i++)

@@ -93,6 +93,7 @@ struct seq {
     struct buf items; /* the open outcome */
     uint64_t ref_first, ref_count, effects, offset; /* effects: of the entry that the open outcome will be in, so far */
     uint64_t entry_index, cut_effects;              /* that entry, and its effects, as of the last cut */
+    uint32_t stream_db, logged_db; /* selected in the stream at `offset`; what a reader of the log takes it to be */
     struct key *keys;
     uint64_t taint_all;
     struct ring open_taints, tainted, intent_dates, answer_dates; /* open_taints, tainted: since_us holds the key's hash */

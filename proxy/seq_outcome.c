@@ -81,11 +81,27 @@ static void note_passed(struct seq *s)
         (struct passed){s->offset, 0, s->effects, oldest_pending_index(s), s->next_seq};
 }
 
+void seq_stream_db(struct seq *s, uint32_t db)
+{
+    s->stream_db = db;
+}
+
+/* A bridge begins at the end of an OUTCOME and must know which database is selected there: an effect without bytes says it. */
+static void note_db(struct seq *s)
+{
+    if (s->stream_db == s->logged_db)
+        return;
+    item_raw(&s->items, s->stream_db, s->stream_db, "", 0);
+    s->effects++;
+    s->logged_db = s->stream_db;
+}
+
 void seq_effect(struct seq *s, const struct seq_effect *e)
 {
     struct op *op = match(s, e);
 
     s->offset = e->end_offset;
+    s->stream_db = s->logged_db = e->db_after;
     s->effects++;
     if (op != NULL) {
         bool dirty = may_be_touched(s, &op->keys) && RULE(s, EQUAL_BYTES_TAINT);
@@ -120,6 +136,7 @@ void outcome_cut(struct seq *s, bool resolve, uint64_t resolves)
     }
     if (s->items.len == 0)
         return;
+    note_db(s);
     CHECK(!s->items.failed);
     if (s->entry_index != s->open_index) { /* effects count from the start of their entry, over all its OUTCOMEs */
         uint64_t before = s->entry_index == 0 ? 0 : s->cut_effects;

@@ -110,6 +110,8 @@ void seq_tick(struct seq *s, uint64_t now_us);              /* every turn or so:
 
 /* ---- the tap ---- */
 void seq_effect(struct seq *s, const struct seq_effect *e);
+/* The database that is selected in the stream after the message that comes next (a SELECT may stand before a marker). */
+void seq_stream_db(struct seq *s, uint32_t db);
 /* false: not one of ours that is due: treat it as an ordinary effect. */
 bool seq_marker_seen(struct seq *s, uint64_t number, uint64_t resolves, uint64_t end_offset);
 void seq_effects_end(struct seq *s); /* the tap has nothing more to read now: cut if nothing forwarded is unresolved */
