@@ -188,6 +188,13 @@ static void on_commands(void *arg, const char *reply, size_t n)
     core_post(c, TO_WORKER_COMMANDS, NULL, 0, copy);
 }
 
+static void on_failed(void *arg, const char *why)
+{
+    struct core *c = arg;
+
+    c->set.failed(c->set.arg, why);
+}
+
 const struct node_events core_node_events = {
     .attached = on_attached,
     .detached = on_detached,
@@ -198,4 +205,5 @@ const struct node_events core_node_events = {
     .snapshot_started = on_snapshot_started,
     .snapshot_ended = on_snapshot_ended,
     .commands = on_commands,
+    .failed = on_failed,
 };
