@@ -1,0 +1,97 @@
+#include "proxy/argv.h"
+
+#include <string.h>
+#include <strings.h>
+
+#include "log/base/buf.h"
+
+enum { NUMBER_BYTES_MAX = 20 };
+
+bool argv_is(const struct argv *a, size_t i, const char *word)
+{
+    size_t n;
+
+    if (i >= a->count)
+        return false;
+    n = a->arg[i].len;
+    return strlen(word) == n && strncasecmp(argv_at(a, i), word, n) == 0;
+}
+
+/* The rules of Valkey's string2ll: "0", or an optional '-', a digit 1-9, digits; nothing before, nothing after. */
+bool argv_integer(const struct argv *a, size_t i, int64_t *out)
+{
+    const char *s;
+    size_t n, at = 0;
+    bool negative;
+    uint64_t v = 0, max;
+
+    if (i >= a->count || (n = argv_len(a, i)) == 0 || n > NUMBER_BYTES_MAX)
+        return false;
+    s = argv_at(a, i);
+    if (n == 1 && s[0] == '0') {
+        *out = 0;
+        return true;
+    }
+    negative = s[0] == '-';
+    if (negative)
+        at = 1;
+    if (at == n || s[at] < '1' || s[at] > '9')
+        return false;
+    max = (uint64_t)INT64_MAX + (negative ? 1 : 0);
+    for (; at < n; at++) {
+        uint64_t digit = (uint64_t)(unsigned char)s[at] - '0';
+
+        if (digit > 9 || v > (max - digit) / 10)
+            return false;
+        v = v * 10 + digit;
+    }
+    *out = negative ? (int64_t)(0 - v) : (int64_t)v;
+    return true;
+}
+
+/* prefix, decimal number, CRLF. */
+static size_t put_line(char *to, char prefix, size_t number)
+{
+    char digits[NUMBER_BYTES_MAX];
+    size_t n = 0, at = 0;
+
+    do {
+        digits[n++] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number != 0);
+    to[at++] = prefix;
+    while (n > 0)
+        to[at++] = digits[--n];
+    to[at++] = '\r';
+    to[at++] = '\n';
+    return at;
+}
+
+void argv_header(struct buf *out, size_t count)
+{
+    char *to = buf_tail(out, NUMBER_BYTES_MAX + 3);
+
+    if (to != NULL)
+        buf_grew(out, put_line(to, '*', count));
+}
+
+void argv_bulk(struct buf *out, const void *bytes, size_t n)
+{
+    char *to = buf_tail(out, n + NUMBER_BYTES_MAX + 5);
+    size_t at;
+
+    if (to == NULL)
+        return;
+    at = put_line(to, '$', n);
+    if (n > 0)
+        memcpy(to + at, bytes, n);
+    memcpy(to + at + n, "\r\n", 2);
+    buf_grew(out, at + n + 2);
+}
+
+void argv_encode(struct buf *out, size_t count, const char *const *arg, const size_t *len)
+{
+    argv_header(out, count);
+    for (size_t i = 0; i < count; i++)
+        argv_bulk(out, arg[i], len[i]);
+}
