@@ -66,19 +66,31 @@ $(OBJ)/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
 $(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: private ALLFLAGS += -DHOLDFAST_BUILD='"$(VERSION)"'
 $(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: $(OUT)/version
 
-$(OUT)/unit/%: $(OBJ)/tests/unit/%.o $(HELPERS) $(ARCHIVE) $(HIREDIS_FILE)
+# What tests share (every tests/unit/*.c without a test_ name). A test gets the members that it refers to, before the
+# product's: so a file here may also stand in for one of the product's doors.
+$(OUT)/libhelpers.a: $(HELPERS) $(OUT)/parts
+	@rm -f $@
+	@$(AR) qcs $@ $(HELPERS)
+
+$(OUT)/unit/%: $(OBJ)/tests/unit/%.o $(OUT)/libhelpers.a $(ARCHIVE) $(HIREDIS_FILE)
 	@mkdir -p $(@D)
-	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(HELPERS) $(ARCHIVE) $(LIBS) -lcmocka
+	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(OUT)/libhelpers.a $(ARCHIVE) $(LIBS) -lcmocka
 
 $(OUT)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(HIREDIS_FILE)
 	@mkdir -p $(@D)
 	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(LIBS)
 
+# The disk that misbehaves, for the end-to-end tests (LD_PRELOAD).
+DISK := $(if $(wildcard tests/faults/disk.c),build/faults/libdisk.so)
+build/faults/libdisk.so: tests/faults/disk.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -fPIC -shared -o $@ $< -ldl
+
 # Stamps, rewritten only when what they say changes: how we compile, which parts there are, which commit this is.
 $(OUT)/flags: FORCE
 	@mkdir -p $(@D); echo '$(CC) $(ALLFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALLFLAGS)' > $@
 $(OUT)/parts: FORCE
-	@mkdir -p $(@D); echo '$(PARTS)' | cmp -s - $@ || echo '$(PARTS)' > $@
+	@mkdir -p $(@D); echo '$(PARTS) $(HELPERS)' | cmp -s - $@ || echo '$(PARTS) $(HELPERS)' > $@
 $(OUT)/version: FORCE
 	@mkdir -p $(@D); echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
 FORCE:
@@ -102,17 +114,17 @@ run: deps
 
 RUN_ALL = HOLDFAST_BIN='$(abspath $(BIN))' HOLDFAST_SAN='$(SAN)' $(PYTHON) tests/tools/run_all.py --out $(OUT) \
           $(if $(TOTALS),--totals $(TOTALS))
-test: all $(UNIT) $(FUZZ)
+test: all $(UNIT) $(FUZZ) $(DISK)
 	@$(RUN_ALL) unit fuzz e2e clients
 check: $(UNIT) $(FUZZ)
 	@$(RUN_ALL) tidy unit fuzz
-ci: all $(UNIT) $(FUZZ) # .ci/run
+ci: all $(UNIT) $(FUZZ) $(DISK) # .ci/run
 	@$(RUN_ALL) tidy unit fuzz e2e clients
 unit: $(UNIT)
 	@$(RUN_ALL) unit
 fuzz: $(FUZZ)
 	@$(RUN_ALL) fuzz
-e2e: all
+e2e: all $(DISK)
 	@$(RUN_ALL) e2e
 clients: all
 	@$(RUN_ALL) clients
@@ -125,7 +137,7 @@ format:
 	clang-format -i $(SOURCES) $(wildcard proxy/*.h config/*.h log/*.h log/base/*.h tests/unit/*.[ch] tests/fuzz/*.[ch])
 
 clean:
-	rm -rf $(BUILD)/holdfast $(BUILD)/obj $(BUILD)/unit $(BUILD)/fuzz $(BUILD)/san-* $(BUILD)/libholdfast.a $(BUILD)/flags \
+	rm -rf $(BUILD)/holdfast $(BUILD)/obj $(BUILD)/unit $(BUILD)/fuzz $(BUILD)/san-* $(BUILD)/lib*.a $(BUILD)/faults $(BUILD)/flags \
 	       $(BUILD)/parts $(BUILD)/version
 
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
