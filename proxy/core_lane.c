@@ -86,10 +86,10 @@ static void on_reply(void *arg, void *cookie, const char *reply, size_t n)
     op->error = reply[0] == '-';
     if (now > op->forwarded_us)
         histogram_add(&c->forward_us, now - op->forwarded_us);
+    if (!op->ghost)
+        core_post(c, TO_WORKER_CAME, op, 0, NULL);
     core_facts(c);
     seq_lane_reply(c->seq, op, now);
-    if (op->session != NULL)
-        core_post(c, TO_WORKER_CAME, op, 0, NULL);
     core_decisions(c);
 }
 

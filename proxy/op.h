@@ -55,6 +55,7 @@ struct op {
     uint8_t phase;      /* sequencer.c's enum */
     bool referred;      /* its effect was seen and matched */
     struct flight *flight; /* OP_CAPTURED: what is known of it while it may take effect (seq_keys.h) */
+    bool ghost;         /* made by the sequencer, freed by it: nobody else sees it but to forward it */
     bool orphan;        /* stands in for an op whose client was answered already: no reply will come for it */
 };
 TAILQ_HEAD(op_list, op);

@@ -54,7 +54,7 @@ static void adopt_pending(struct seq *s, const struct replay_intent *intent)
     char name[64];
 
     op->kind = OP_WRITE;
-    op->orphan = true;
+    op->orphan = op->ghost = true;
     op->seq = intent->seq;
     op->log_index = 1; /* as far back as the log is kept: truncation spares what is pending */
     op->db = intent->db;

@@ -152,7 +152,15 @@ void seq_let_go(struct seq *s, struct op *op, enum seq_act act)
     CHECK(act == SEQ_RELEASE || act == SEQ_FAIL);
     seq_set_phase(op, PHASE_OUT);
     s->figures.ops--;
-    seq_decide(s, act, op);
+    if (!op->ghost) {
+        seq_decide(s, act, op);
+        return;
+    }
+    buf_free(&op->request);
+    buf_free(&op->reply);
+    keyset_clear(&op->keys);
+    free(op->args);
+    free(op);
 }
 
 void seq_hold(struct seq *s, struct op *op, uint64_t need)
@@ -175,7 +183,7 @@ void seq_hold(struct seq *s, struct op *op, uint64_t need)
 static void enter(struct seq *s, struct op *op)
 {
     op->marker = op->need = op->seq = op->log_index = op->came_us = 0;
-    op->referred = op->orphan = false;
+    op->referred = op->orphan = op->ghost = false;
     op->flight = NULL;
     op->phase = PHASE_NEW;
     s->figures.ops++;

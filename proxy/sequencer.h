@@ -80,7 +80,7 @@ void seq_committed(struct seq *s, uint64_t index);
 /* ---- writes ---- */
 void seq_write(struct seq *s, struct op *op, uint64_t now_us);         /* OP_WRITE */
 void seq_lane_captured(struct seq *s, struct op *op, uint64_t now_us); /* OP_CAPTURED for the writer lane: behind what is queued */
-void seq_lane_reply(struct seq *s, struct op *op, uint64_t now_us);    /* op->reply, op->error are set; sets op->came */
+void seq_lane_reply(struct seq *s, struct op *op, uint64_t now_us);    /* op->reply, op->error are set; sets op->came. A ghost may be gone after it */
 void seq_begin(struct seq *s, struct op *op);                          /* OP_CAPTURED, pinned, about to be sent */
 void seq_end(struct seq *s, struct op *op, uint64_t now_us);           /* its reply came; async: released at once */
 void seq_broken(struct seq *s, struct op *op, uint64_t client_id);     /* its connection broke: op fails, its flight lasts until killed and marked */
