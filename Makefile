@@ -107,6 +107,7 @@ deps:
 	@$(MAKE) --no-print-directory hiredis
 .PHONY: hiredis
 hiredis: $(HIREDIS_FILE)
+	@:
 
 run: deps
 	@$(MAKE) --no-print-directory all
