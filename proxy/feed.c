@@ -283,6 +283,8 @@ static void on_closed(void *arg, const char *why)
     bool ours = f->authenticated;
 
     drop_stream(f);
+    if (f->state == FEED_COMPLETE)
+        return; /* it was promoted */
     if (ours) {
         (void)snprintf(f->why, sizeof f->why, "Valkey left the feed: %s", why);
         feed_fail(f, f->why);

@@ -45,6 +45,7 @@ struct node_events {
     void (*snapshot_started)(void *arg); /* start to remember offsets (sequencer) */
     void (*snapshot_ended)(void *arg, bool ok, const struct snapshot_mark *mark);
     void (*commands)(void *arg, const char *reply, size_t n); /* the COMMAND reply was read again */
+    void (*failed)(void *arg, const char *why); /* the log contradicts itself: the process must stop. NULL: the node aborts it */
 };
 
 struct node *node_new(struct loop *l, const struct diag *d, const struct config *c, struct log *log, const struct node_events *events, void *arg);

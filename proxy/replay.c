@@ -341,9 +341,9 @@ bool replay_step(struct replay *r, struct buf *out, size_t bytes_max)
     r->out = out;
     next = log_read(r->log, r->next, bytes_max, on_entry, r);
     r->out = NULL;
-    if (next == r->next) {
-        r->entry = next;
-        damage(r, "cannot read entry", next);
+    if (next <= r->next) { /* the log has said why, and failed */
+        damage(r, "cannot read entry", r->next);
+        return false;
     }
     r->next = next;
     return r->facts.damage == NULL && r->next <= log_committed(r->log);

@@ -1,0 +1,150 @@
+/* Private to node*.c: the node's insides. See node.h for its life.
+ *
+ *   node.c           door, state, timers, the way down (node_fail)
+ *   node_control.c   the control connection: requests, CLIENT KILL, watching that it answers
+ *   node_gather.c    what Valkey says about itself, and settings that we rely on
+ *   node_attach.c    walk of the log, decision, ADOPTING and BRIDGING, hand-over to the core
+ *   node_rebuild.c   REBUILDING
+ *   node_snapshot.c  an RDB through a tap into a snapshot: at run time, and for ADOPTING
+ *   node_decide.c    the pure part */
+#ifndef HF_NODE_INTERNAL_H
+#define HF_NODE_INTERNAL_H
+
+#include "log/base/buf.h"
+#include "proxy/node.h"
+
+enum {
+    NODE_RETRY_FIRST_MS = 50,
+    NODE_RETRY_MS_MAX = 1000,
+    NODE_REFUSED_RETRY_MS = 3000,
+    NODE_TICK_MS = 100,
+    NODE_PING_MS = 1000,
+    NODE_REPEAT_MS = 10000, /* the same complaint again */
+    NODE_LOADING_MS = 100,
+    NODE_WALK_BYTES = 1024 * 1024,
+    NODE_BACKLOG_BYTES_MIN = 64 * 1024 * 1024,
+    NODE_OUTPUT_HARD_BYTES_MIN = 256 * 1024 * 1024,
+    NODE_OUTPUT_SOFT_BYTES_MIN = 64 * 1024 * 1024,
+    NODE_ADDRESS_BYTES_MAX = 256,
+    NODE_WHY_BYTES_MAX = 256,
+    NODE_SETTING_BYTES_MAX = 256
+};
+
+/* What Valkey said when it was gathered. */
+struct node_valkey {
+    char run_id[48], version[32], server[16];
+    bool is_replica, loading, cluster_enabled, lacks_commands;
+    unsigned databases;
+    char master_user[NODE_SETTING_BYTES_MAX], master_auth[NODE_SETTING_BYTES_MAX]; /* to be restored after a feed */
+    char sync_delay[16];                                                          /* repl-diskless-sync-delay */
+    uint64_t unexpected_errors;
+    struct buf commands; /* raw reply of COMMAND */
+};
+
+/* A snapshot in the making: at run time (own tap), or while adopting (the tap of the stream). */
+enum snapshot_phase { SNAPSHOT_NONE, SNAPSHOT_TAKING, SNAPSHOT_FINISHING };
+struct node_snapshot {
+    enum snapshot_phase phase;
+    bool adopting;
+    uint64_t life;   /* n->life when it was begun */
+    struct tap *tap; /* of its own; NULL while adopting */
+    struct snapshot_writer *writer;
+    bool forked, received, mapped;
+    uint64_t offset; /* where Valkey forked */
+    uint64_t bytes, active_ms, started_ms;
+    struct snapshot_mark mark;
+    uint64_t truncate_after, truncate_before; /* once entry `after` is committed: log_truncate(before); 0 = none waits */
+    uint64_t retry_at_ms, pause_ms;
+};
+
+struct node {
+    struct loop *loop;
+    const struct diag *diag;
+    const struct config *config;
+    struct log *log;
+    const struct node_events *events;
+    void *arg;
+    enum node_state state;
+    uint64_t life; /* counts the ways down: what was begun in another life is not continued */
+    struct spawn *spawn;
+    void (*stopped)(void *arg);
+    void *stopped_arg;
+
+    struct loop_timer *tick, *retry, *work;
+    void (*step)(struct node *n); /* what `work` does next */
+    uint64_t wait_index;          /* ... once the log has committed this; 0 = at once */
+    uint64_t pause_ms;
+    char last_why[NODE_WHY_BYTES_MAX];
+    uint64_t last_why_ms;
+
+    struct backend *control;
+    unsigned answers_due; /* of what is being gathered */
+    struct node_valkey valkey;
+    uint64_t ping_ms;
+
+    struct replay *walk; /* the last walk of the log; its facts */
+    uint64_t walked_to;  /* log_committed() at its end */
+    void (*walked)(struct node *n);
+    bool bridge_failed;  /* this Valkey does not continue the stream that the log knows */
+    bool closed_out;     /* since detached */
+
+    struct tap *tap;
+    char replid[48]; /* of the stream that the tap follows */
+    uint64_t offset; /* where it was joined */
+    struct replay_facts joined; /* facts for attached() */
+
+    struct feed *feed;
+    struct {
+        uint64_t started_ms, said_ms, commands;
+        char why[NODE_WHY_BYTES_MAX];
+        char saved_user[NODE_SETTING_BYTES_MAX], saved_auth[NODE_SETTING_BYTES_MAX];
+    } rebuild;
+    struct node_snapshot snapshot;
+    struct node_figures figures;
+};
+
+/* ---- node.c ---- */
+const char *node_address(const struct node *n);
+void node_set_state(struct node *n, enum node_state to, const char *why);
+/* The one way down: closes everything to Valkey, tells the core if it was attached, tries again after a pause. */
+void node_fail(struct node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void node_try_again(struct node *n, uint64_t after_ms); /* the same, quietly */
+/* Runs step on one of the next turns, once the log has committed `index` (0: at once). Replaces what waits. */
+void node_after(struct node *n, uint64_t index, void (*step)(struct node *n));
+void node_damaged(struct node *n, const char *what); /* the log contradicts itself: loudly, and for good */
+
+/* ---- node_control.c ---- */
+void node_connect(struct node *n);
+void node_control_close(struct node *n);
+void node_control_watch(struct node *n, uint64_t now_ms);
+typedef void node_reply_fn(void *arg, const char *reply, size_t n);
+void node_ask(struct node *n, node_reply_fn *reply, size_t count, const char *const *word); /* reply(n, ...) */
+void node_kill_others(struct node *n); /* CLIENT KILL of all ordinary connections but ours */
+
+/* ---- node_gather.c ---- */
+void node_gather(struct node *n); /* then node_decide_now() */
+bool node_info_field(const char *info, size_t n, const char *name, char *out, size_t size);
+uint64_t node_info_number(const char *info, size_t n, const char *name);
+void node_sync_delay(struct node *n, bool zero); /* repl-diskless-sync-delay to 0, or back */
+
+/* ---- node_attach.c ---- */
+void node_walk(struct node *n, void (*walked)(struct node *n));
+void node_decide_now(struct node *n);
+uint64_t node_append_attach(struct node *n, uint64_t offset, const char *replid, const char *run_id, bool again); /* index */
+void node_open_tap(struct node *n, const char *replid, uint64_t offset, uint32_t db);
+void node_hand_over(struct node *n); /* ATTACH is committed and the tap is open: the core takes over */
+void node_adopted(struct node *n, bool ok); /* the first snapshot is durable, or failed */
+
+/* ---- node_rebuild.c ---- */
+void node_rebuild(struct node *n, const char *why);
+void node_rebuild_stop(struct node *n);
+void node_rebuilt(struct node *n); /* handed over: figures */
+
+/* ---- node_snapshot.c ---- */
+bool node_snapshot_open(struct node *n, bool adopting);
+bool node_snapshot_bytes(struct node *n, const char *bytes, size_t size); /* false: abandoned */
+void node_snapshot_finish(struct node *n);                                /* its mark is set */
+void node_snapshot_abandon(struct node *n, const char *why);
+void node_snapshot_tick(struct node *n, uint64_t now_ms);
+
+#endif

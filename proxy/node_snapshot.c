@@ -1,0 +1,293 @@
+/* Snapshots: an RDB that comes through a tap goes into the log's snapshot writer.
+ *
+ *   at run time:  second tap (rdb-only) ─▶ +FULLRESYNC offset ─▶ RDB ... end ─┐
+ *                                  └▶ core: which place in the log is that? ──┴▶ its OUTCOME durable ─▶ finish ─▶ truncate
+ *   adopting:     the stream's own tap delivers the RDB; the mark is where the log begins
+ *
+ * Truncation takes away old entries, also the CONTROL_ATTACH that says which stream the log follows. So a reminder of it is committed
+ * before, with the offset of the fork (replay.h says why that one).
+ *
+ * A full log takes no OUTCOME, so no snapshot can become valid either. Then the trail behind the last snapshot is given up at once, and
+ * snapshots begin early enough (BEHIND_LOG_SHARE) that there always is one.
+ *
+ * Nothing here is needed for safety: a snapshot that fails is tried again later, and the log just grows meanwhile. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "config/config.h"
+#include "log/base/clock.h"
+#include "log/base/diag.h"
+#include "log/base/loop.h"
+#include "proxy/node_internal.h"
+#include "proxy/tap.h"
+
+enum {
+    RETRY_FIRST_MS = 1000,
+    RETRY_MS_MAX = 60000,
+    SILENCE_MS_MAX = 60000,
+    TRAIL_LOG_SHARE = 8,      /* the trail takes at most this part of log-size-max ... */
+    TRAIL_SNAPSHOT_SHARE = 4, /* ... and of snapshot-log-bytes */
+    BEHIND_LOG_SHARE = 4      /* a snapshot in time: before this part of log-size-max lies behind the last */
+};
+
+/* ---- the end ---- */
+
+static void drop_tap(struct node *n)
+{
+    struct node_snapshot *s = &n->snapshot;
+
+    if (s->tap == NULL)
+        return;
+    tap_close(s->tap);
+    s->tap = NULL;
+    node_sync_delay(n, false);
+}
+
+static void retry_later(struct node *n)
+{
+    struct node_snapshot *s = &n->snapshot;
+
+    s->pause_ms = s->pause_ms == 0 ? RETRY_FIRST_MS : s->pause_ms * 2;
+    if (s->pause_ms > RETRY_MS_MAX)
+        s->pause_ms = RETRY_MS_MAX;
+    s->retry_at_ms = loop_now_ms(n->loop) + s->pause_ms;
+}
+
+static void ended(struct node *n, bool ok)
+{
+    struct node_snapshot *s = &n->snapshot;
+
+    s->phase = SNAPSHOT_NONE;
+    n->figures.snapshot_running = false;
+    if (!ok)
+        retry_later(n);
+    if (!s->adopting && n->events->snapshot_ended != NULL)
+        n->events->snapshot_ended(n->arg, ok, ok ? &s->mark : NULL);
+}
+
+void node_snapshot_abandon(struct node *n, const char *why)
+{
+    struct node_snapshot *s = &n->snapshot;
+
+    s->truncate_after = 0; /* the reminder belongs to an attachment that is over */
+    if (s->phase != SNAPSHOT_TAKING)
+        return;            /* while finishing, done() comes */
+    diag_log(n->diag, DIAG_WARNING, "Snapshot given up after %" PRIu64 " bytes: %s", s->bytes, why);
+    drop_tap(n);
+    snapshot_abandon(s->writer);
+    s->writer = NULL;
+    ended(n, false);
+}
+
+/* How much of the log to keep behind a snapshot, as the first index to keep. The entries' mean size stands for the size of each. */
+static uint64_t cut_before(const struct node *n, uint64_t log_from)
+{
+    uint64_t first = log_first_index(n->log), count = log_last_index(n->log) + 1 - first, bytes = log_bytes(n->log);
+    uint64_t trail = n->config->snapshot_log_bytes / TRAIL_SNAPSHOT_SHARE, entries;
+
+    if (trail > n->config->log_size_max / TRAIL_LOG_SHARE)
+        trail = n->config->log_size_max / TRAIL_LOG_SHARE;
+    if (log_stalled(n->log) || count == 0 || bytes == 0)
+        return log_from; /* every byte is needed */
+    entries = (uint64_t)((double)trail / (double)bytes * (double)count);
+    return log_from > first + entries ? log_from - entries : first;
+}
+
+static void on_finished(void *arg, bool ok)
+{
+    struct node *n = arg;
+    struct node_snapshot *s = &n->snapshot;
+    bool same_life = s->life == n->life;
+
+    ended(n, ok);
+    if (ok) {
+        s->pause_ms = 0;
+        n->figures.snapshot_index = s->mark.index;
+        n->figures.snapshot_bytes = s->bytes;
+        n->figures.snapshot_unix_ms = s->mark.taken_ms;
+        diag_log(n->diag, DIAG_NOTICE, "Snapshot at entry %" PRIu64 ": %" PRIu64 " bytes in %" PRIu64 " ms", s->mark.index,
+                 s->bytes, loop_now_ms(n->loop) - s->started_ms);
+    } else {
+        diag_log(n->diag, DIAG_WARNING, "Snapshot failed: its file cannot be made durable");
+    }
+    if (!same_life)
+        return;
+    if (s->adopting) {
+        node_adopted(n, ok);
+    } else if (ok) {
+        s->truncate_before = cut_before(n, s->mark.log_from);
+        s->truncate_after = node_append_attach(n, s->offset, n->replid, n->valkey.run_id, true);
+    }
+}
+
+void node_snapshot_finish(struct node *n)
+{
+    struct node_snapshot *s = &n->snapshot;
+    struct snapshot_writer *writer = s->writer;
+
+    CHECK(s->phase == SNAPSHOT_TAKING);
+    drop_tap(n);
+    s->phase = SNAPSHOT_FINISHING;
+    s->writer = NULL;
+    s->mark.taken_ms = clock_wall_ms();
+    snapshot_finish(writer, &s->mark, on_finished, n);
+}
+
+/* ---- the bytes ---- */
+
+bool node_snapshot_open(struct node *n, bool adopting)
+{
+    struct node_snapshot *s = &n->snapshot;
+    uint64_t retry_at = s->retry_at_ms, pause = s->pause_ms;
+    char why[NODE_WHY_BYTES_MAX] = "";
+    struct snapshot_writer *writer;
+
+    if (s->phase != SNAPSHOT_NONE)
+        return false;
+    writer = snapshot_begin(n->log, why, sizeof why);
+    if (writer == NULL) {
+        diag_log(n->diag, DIAG_WARNING, "Cannot begin a snapshot: %s", why);
+        retry_later(n);
+        return false;
+    }
+    *s = (struct node_snapshot){.phase = SNAPSHOT_TAKING,
+                                .adopting = adopting,
+                                .life = n->life,
+                                .writer = writer,
+                                .active_ms = loop_now_ms(n->loop),
+                                .started_ms = loop_now_ms(n->loop),
+                                .retry_at_ms = retry_at,
+                                .pause_ms = pause};
+    n->figures.snapshot_running = true;
+    return true;
+}
+
+bool node_snapshot_bytes(struct node *n, const char *bytes, size_t size)
+{
+    struct node_snapshot *s = &n->snapshot;
+
+    s->bytes += size;
+    s->active_ms = loop_now_ms(n->loop);
+    if (snapshot_write(s->writer, bytes, size))
+        return true;
+    node_snapshot_abandon(n, "it cannot be written");
+    return false;
+}
+
+/* ---- at run time ---- */
+
+static void on_full(void *arg, const char *replid, uint64_t offset)
+{
+    struct node *n = arg;
+
+    (void)replid;
+    n->snapshot.forked = true;
+    n->snapshot.offset = offset;
+    n->snapshot.active_ms = loop_now_ms(n->loop);
+}
+
+static void on_rdb(void *arg, const char *bytes, size_t size)
+{
+    (void)node_snapshot_bytes(arg, bytes, size);
+}
+
+static void on_rdb_end(void *arg)
+{
+    struct node *n = arg;
+
+    n->snapshot.received = true;
+}
+
+static void on_closed(void *arg, const char *why)
+{
+    struct node *n = arg;
+
+    if (!n->snapshot.received)
+        node_snapshot_abandon(n, why);
+    else
+        drop_tap(n);
+}
+
+static const struct tap_events snapshot_events = {
+    .full = on_full, .rdb = on_rdb, .rdb_end = on_rdb_end, .closed = on_closed};
+
+void node_snapshot(struct node *n)
+{
+    struct tap_settings settings = {.address = node_address(n),
+                                    .user = n->config->valkey_user,
+                                    .password = n->config->valkey_password,
+                                    .rdb_only = true};
+
+    if (n->state != NODE_ATTACHED || n->snapshot.phase != SNAPSHOT_NONE || !node_snapshot_open(n, false))
+        return;
+    n->events->snapshot_started(n->arg); /* before PSYNC: the fork comes later */
+    node_sync_delay(n, true);
+    n->snapshot.tap = tap_new(n->loop, n->diag, &settings, &snapshot_events, n);
+}
+
+/* All effects before the mark are in committed entries. */
+static bool mark_is_durable(const struct node *n)
+{
+    const struct snapshot_mark *m = &n->snapshot.mark;
+
+    return log_committed(n->log) >= (m->effects > 0 ? m->index : m->index - 1);
+}
+
+static void go_on(struct node *n, uint64_t now_ms)
+{
+    struct node_snapshot *s = &n->snapshot;
+
+    if (s->forked && !s->mapped && tap_offset(n->tap) >= s->offset)
+        s->mapped = n->events->map_offset(n->arg, s->offset, &s->mark);
+    if (s->received && s->mapped && mark_is_durable(n))
+        node_snapshot_finish(n);
+    else if (now_ms >= s->active_ms + SILENCE_MS_MAX)
+        node_snapshot_abandon(n, "nothing came for a minute");
+}
+
+/* Bytes of log behind the newest snapshot, by the entries' mean size. */
+static uint64_t bytes_behind(const struct node *n)
+{
+    uint64_t first = log_first_index(n->log), last = log_last_index(n->log), at = n->figures.snapshot_index;
+
+    if (last < first || at >= last)
+        return 0;
+    if (at < first)
+        return log_bytes(n->log);
+    return (uint64_t)((double)log_bytes(n->log) * (double)(last - at) / (double)(last + 1 - first));
+}
+
+/* The reminder of the attachment cannot be written now. If we die before it is, the next start rebuilds instead of bridging. */
+static void give_up_trail(struct node *n)
+{
+    struct snapshot_mark mark;
+    char path[4096];
+
+    if (snapshot_newest(n->log, &mark, path, sizeof path) && mark.log_from > log_first_index(n->log))
+        log_truncate(n->log, mark.log_from);
+}
+
+static uint64_t behind_max(const struct node *n)
+{
+    uint64_t share = n->config->log_size_max / BEHIND_LOG_SHARE;
+
+    return n->config->snapshot_log_bytes < share ? n->config->snapshot_log_bytes : share;
+}
+
+void node_snapshot_tick(struct node *n, uint64_t now_ms)
+{
+    struct node_snapshot *s = &n->snapshot;
+
+    if (log_stalled(n->log))
+        give_up_trail(n);
+    if (s->truncate_after != 0 && log_committed(n->log) >= s->truncate_after) {
+        s->truncate_after = 0;
+        log_truncate(n->log, s->truncate_before);
+    }
+    if (s->phase == SNAPSHOT_TAKING)
+        go_on(n, now_ms);
+    else if (s->phase == SNAPSHOT_NONE && now_ms >= s->retry_at_ms &&
+             (log_stalled(n->log) || bytes_behind(n) > behind_max(n)))
+        node_snapshot(n);
+}
