@@ -66,15 +66,19 @@ $(OBJ)/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
 $(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: private ALLFLAGS += -DHOLDFAST_BUILD='"$(VERSION)"'
 $(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: $(OUT)/version
 
-# What tests share (every tests/unit/*.c without a test_ name). A test gets the members that it refers to, before the
-# product's: so a file here may also stand in for one of the product's doors.
-$(OUT)/libhelpers.a: $(HELPERS) $(OUT)/parts
+# What tests share: tests/unit/*.c without a test_ name. A test gets the members that it refers to. The sim_ files may stand in for
+# the product's doors (sim_log.c is a log in memory), so they come first, and only for a test that includes a sim_ header.
+$(OUT)/libsim.a: $(filter $(OBJ)/tests/unit/sim_%,$(HELPERS)) $(OUT)/parts
 	@rm -f $@
-	@$(AR) qcs $@ $(HELPERS)
+	@$(AR) qcs $@ $(filter %.o,$^)
+$(OUT)/libhelpers.a: $(filter-out $(OBJ)/tests/unit/sim_%,$(HELPERS)) $(OUT)/parts
+	@rm -f $@
+	@$(AR) qcs $@ $(filter %.o,$^)
 
-$(OUT)/unit/%: $(OBJ)/tests/unit/%.o $(OUT)/libhelpers.a $(ARCHIVE) $(HIREDIS_FILE)
+$(OUT)/unit/%: $(OBJ)/tests/unit/%.o $(OUT)/libsim.a $(OUT)/libhelpers.a $(ARCHIVE) $(HIREDIS_FILE)
 	@mkdir -p $(@D)
-	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(OUT)/libhelpers.a $(ARCHIVE) $(LIBS) -lcmocka
+	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $$(grep -q '/sim_' $(<:.o=.d) && echo $(OUT)/libsim.a) $(OUT)/libhelpers.a \
+	    $(ARCHIVE) $(LIBS) -lcmocka
 
 $(OUT)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(HIREDIS_FILE)
 	@mkdir -p $(@D)
