@@ -451,8 +451,11 @@ void seq_expire(struct seq *s, uint64_t before_us)
         next = TAILQ_NEXT(op, in_core);
         if (op->accepted_us >= before_us || op->orphan || op->session == NULL)
             continue;
-        if (op->kind == OP_WRITE)
-            TAILQ_INSERT_BEFORE(op, op_ghost(s, op), in_core);
+        if (op->kind == OP_WRITE) {
+            struct op *ghost = op_ghost(s, op); /* the macro below evaluates it more than once */
+
+            TAILQ_INSERT_BEFORE(op, ghost, in_core);
+        }
         TAILQ_REMOVE(&s->queue, op, in_core);
         seq_let_go(s, op, SEQ_FAIL);
     }
