@@ -240,6 +240,7 @@ int main(int argc, char **argv)
         return rc;
     if (!config_load(&h.config, argc, argv, &err)) {
         (void)fwrite(buf_head(&err), 1, err.len, stderr);
+        buf_free(&err);
         return 1;
     }
     buf_free(&err);

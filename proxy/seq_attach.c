@@ -130,7 +130,10 @@ void seq_detach(struct seq *s)
 
 void seq_close_out(struct seq *s)
 {
+    uint64_t before = s->last_cut_index;
+
     CHECK(!s->attached);
     outcome_cut(s, true, s->last_forwarded);
-    seq_decide(s, SEQ_URGE, NULL);
+    if (s->last_cut_index != before)
+        seq_decide(s, SEQ_URGE, NULL);
 }
