@@ -412,6 +412,7 @@ void core_free(struct core *c)
     log_close(c->log);
     seq_free(c->seq);
     command_table_free(c->commands);
+    valkey_identity_free(c->identity);
     free(c->ack_index);
     free(c->ack_offset);
     free(c);
