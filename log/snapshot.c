@@ -388,7 +388,7 @@ static bool finish(struct writer_job *j)
     }
     if (again)
         return false;
-    w->result = store_put_snapshot(w->owner->store, &w->record, w->why); /* step 4 */
+    w->result = store_put_snapshot(w->owner->store, w->record, w->why); /* step 4 */
     return true;
 }
 

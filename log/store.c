@@ -62,6 +62,7 @@ struct store {
     int fd; /* LMDB's */
     size_t page_bytes;
     uint64_t size_max_bytes, map_bytes, allocated_bytes;
+    bool freed; /* a truncation has freed pages that the next transaction cannot use yet */
     struct store_state state;
     struct store_identity identity;
     pthread_rwlock_t map_lock; /* read: while pages are looked at by the reading thread; write: while the map moves */
@@ -447,16 +448,17 @@ struct store_state store_state(const struct store *s)
     return s->state;
 }
 
-static int append_once(struct store *s, uint64_t index, const struct buf *batch)
+/* What a small transaction does; the context is its own. */
+typedef int work_fn(struct store *s, MDB_txn *txn, void *context);
+
+static int transact(struct store *s, work_fn *work, void *context)
 {
-    size_t number = index;
-    MDB_val key = {sizeof number, &number}, data = {batch->len, buf_head(batch)};
     MDB_txn *txn;
     int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
 
     if (rc != 0)
         return rc;
-    rc = mdb_put(txn, s->entries, &key, &data, MDB_APPEND | MDB_NOOVERWRITE);
+    rc = work(s, txn, context);
     if (rc != 0) {
         mdb_txn_abort(txn);
         return rc;
@@ -464,9 +466,54 @@ static int append_once(struct store *s, uint64_t index, const struct buf *batch)
     return mdb_txn_commit(txn);
 }
 
+/* One that may use the reserve if there is no other room. */
+static int transact_in_reserve(struct store *s, work_fn *work, void *context)
+{
+    int rc = transact(s, work, context);
+
+    while (rc == MDB_MAP_FULL && (rc = grow(s, 0)) == 0)
+        rc = transact(s, work, context);
+    if (is_full(rc) && (rc = grow_into_reserve(s)) == 0 && (rc = transact(s, work, context)) == 0)
+        rc = restore_reserve(s);
+    return rc;
+}
+
+static int append_work(struct store *s, MDB_txn *txn, void *context)
+{
+    const struct buf *batch = context;
+    size_t number = s->state.last + 1;
+    MDB_val key = {sizeof number, &number}, data = {batch->len, buf_head(batch)};
+
+    return mdb_put(txn, s->entries, &key, &data, MDB_APPEND | MDB_NOOVERWRITE);
+}
+
+static int base_work(struct store *s, MDB_txn *txn, void *context)
+{
+    const struct store_state *state = context;
+
+    return put_base(s, txn, state->first, state->before);
+}
+
+static int append(struct store *s, struct buf *batch, uint64_t bytes)
+{
+    int rc = transact(s, append_work, batch);
+
+    while (rc == MDB_MAP_FULL && (rc = grow(s, bytes)) == 0)
+        rc = transact(s, append_work, batch);
+    /* What transaction n frees can be used from n+2 on. If n was a truncation and nothing fits before, something must be n+1. */
+    if (is_full(rc) && s->freed) {
+        rc = transact_in_reserve(s, base_work, &s->state);
+        if (rc == 0) {
+            s->freed = false;
+            rc = transact(s, append_work, batch);
+        }
+    }
+    return rc;
+}
+
 enum store_result store_append(struct store *s, struct buf *batch, char *why)
 {
-    uint64_t index = s->state.last + 1, bytes = cost(s, batch->len);
+    uint64_t bytes = cost(s, batch->len);
     struct hash128 running;
     int rc;
 
@@ -475,32 +522,31 @@ enum store_result store_append(struct store *s, struct buf *batch, char *why)
                        s->state.bytes, bytes);
         return STORE_FULL;
     }
-    running = entry_seal(batch, index, s->identity.term, s->state.running);
-    rc = append_once(s, index, batch);
-    while (rc == MDB_MAP_FULL && (rc = grow(s, bytes)) == 0)
-        rc = append_once(s, index, batch);
+    running = entry_seal(batch, s->state.last + 1, s->identity.term, s->state.running);
+    rc = append(s, batch, bytes);
     if (rc != 0)
         return trouble(rc, "cannot append to the log", why);
-    s->state.last = index;
+    s->state.last++;
     s->state.running = running;
     s->state.bytes += bytes;
     return STORE_OK;
 }
 
-/* Removes from the front inside txn, and keeps `after` in step. */
-static int remove_some(struct store *s, MDB_txn *txn, uint64_t index, struct store_state *after)
+struct truncation {
+    uint64_t index;
+    struct store_state after;
+};
+
+/* Removes a piece from the front, and keeps `after` in step. */
+static int remove_piece(struct store *s, MDB_cursor *at, uint64_t index, struct store_state *after)
 {
     uint64_t removed_bytes = 0;
-    MDB_cursor *at;
     MDB_val key, data;
     size_t number;
-    int rc = mdb_cursor_open(txn, s->entries, &at);
+    int rc = 0;
 
-    if (rc != 0)
-        return rc;
     for (int n = 0; n < TRUNCATE_ENTRIES_MAX && removed_bytes < TRUNCATE_BYTES_MAX && after->first < index; n++) {
-        rc = mdb_cursor_get(at, &key, &data, MDB_FIRST);
-        if (rc != 0)
+        if ((rc = mdb_cursor_get(at, &key, &data, MDB_FIRST)) != 0)
             break;
         memcpy(&number, key.mv_data, sizeof number);
         if (number != after->first || entry_running(data.mv_data, data.mv_size, &after->before) != ENTRY_OK) {
@@ -512,78 +558,59 @@ static int remove_some(struct store *s, MDB_txn *txn, uint64_t index, struct sto
         if ((rc = mdb_cursor_del(at, 0)) != 0)
             break;
     }
-    mdb_cursor_close(at);
     after->bytes -= removed_bytes;
     return rc;
 }
 
-static int truncate_once(struct store *s, uint64_t index, struct store_state *after)
+static int truncate_work(struct store *s, MDB_txn *txn, void *context)
 {
-    MDB_txn *txn;
-    int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
+    struct truncation *t = context;
+    MDB_cursor *at;
+    int rc = mdb_cursor_open(txn, s->entries, &at);
 
     if (rc != 0)
         return rc;
-    *after = s->state;
-    rc = remove_some(s, txn, index, after);
-    if (rc == 0)
-        rc = put_base(s, txn, after->first, after->before);
-    if (rc != 0) {
-        mdb_txn_abort(txn);
-        return rc;
-    }
-    return mdb_txn_commit(txn);
+    t->after = s->state;
+    rc = remove_piece(s, at, t->index, &t->after);
+    mdb_cursor_close(at);
+    return rc != 0 ? rc : put_base(s, txn, t->after.first, t->after.before);
 }
 
 enum store_result store_truncate(struct store *s, uint64_t index, bool *more, char *why)
 {
-    struct store_state after;
+    struct truncation t = {.index = index};
     int rc;
 
     CHECK(index <= s->state.last + 1);
     *more = false;
     if (index <= s->state.first)
         return STORE_OK;
-    rc = truncate_once(s, index, &after);
-    while (rc == MDB_MAP_FULL && (rc = grow(s, 0)) == 0)
-        rc = truncate_once(s, index, &after);
-    if (is_full(rc) && (rc = grow_into_reserve(s)) == 0 && (rc = truncate_once(s, index, &after)) == 0)
-        rc = restore_reserve(s);
+    rc = transact_in_reserve(s, truncate_work, &t);
     if (rc != 0)
         return trouble(rc, "cannot truncate the log", why);
-    s->state = after;
-    *more = after.first < index;
+    s->state = t.after;
+    s->freed = true;
+    *more = t.after.first < index;
     return STORE_OK;
 }
 
-static int put_snapshot_once(struct store *s, const struct buf *value)
+static int snapshot_work(struct store *s, MDB_txn *txn, void *context)
 {
-    MDB_txn *txn;
-    int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
-
-    if (rc != 0)
-        return rc;
-    rc = put_meta(s, txn, "snapshot", value);
-    if (rc != 0) {
-        mdb_txn_abort(txn);
-        return rc;
-    }
-    return mdb_txn_commit(txn);
-}
-
-enum store_result store_put_snapshot(struct store *s, const struct store_snapshot *snapshot, char *why)
-{
+    const struct store_snapshot *snapshot = context;
     struct buf b = {0};
     int rc;
 
     buf_u64(&b, snapshot->serial);
     buf_u64(&b, snapshot->check);
-    rc = put_snapshot_once(s, &b);
-    while (rc == MDB_MAP_FULL && (rc = grow(s, 0)) == 0)
-        rc = put_snapshot_once(s, &b);
-    if (is_full(rc) && (rc = grow_into_reserve(s)) == 0 && (rc = put_snapshot_once(s, &b)) == 0)
-        rc = restore_reserve(s);
+    rc = put_meta(s, txn, "snapshot", &b);
     buf_free(&b);
+    return rc;
+}
+
+enum store_result store_put_snapshot(struct store *s, struct store_snapshot snapshot, char *why)
+{
+    int rc = transact_in_reserve(s, snapshot_work, &snapshot);
+
     return rc == 0 ? STORE_OK : trouble(rc, "cannot record the snapshot", why);
 }
 

@@ -52,7 +52,7 @@ struct store_state store_state(const struct store *s);
 enum store_result store_append(struct store *s, struct buf *batch, char *why);
 /* Removes entries below `index`, a bounded piece of them in one transaction; *more says whether some are left. */
 enum store_result store_truncate(struct store *s, uint64_t index, bool *more, char *why);
-enum store_result store_put_snapshot(struct store *s, const struct store_snapshot *snapshot, char *why);
+enum store_result store_put_snapshot(struct store *s, struct store_snapshot snapshot, char *why);
 
 /* ---- the reading thread ---- */
 /* each() for entries from *next on, none above `last`, until bytes_max is passed; *next is then the index to ask for next. */
