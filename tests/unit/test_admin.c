@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
@@ -42,15 +43,27 @@ static int free_port(void)
     return port;
 }
 
-static void stop_serving(void *arg)
+struct child {
+    struct loop *loop;
+    int stop_fd;
+    uint64_t polls;
+};
+enum { POLL_MS = 20, POLLS_MAX = 120 * 1000 / POLL_MS };
+
+static void look_for_stop(void *arg)
 {
-    loop_stop(arg);
+    struct child *k = arg;
+    char x;
+
+    if (read(k->stop_fd, &x, 1) >= 0 || ++k->polls == POLLS_MAX)
+        loop_stop(k->loop);
 }
 
-_Noreturn static void serve(int port, struct status *s, int ready_fd, uint64_t for_ms)
+_Noreturn static void serve(int port, struct status *s, int ready_fd, int stop_fd)
 {
     struct loop *l = loop_new();
-    struct loop_timer *t = loop_timer_new(l, stop_serving, l);
+    struct child k = {.loop = l, .stop_fd = stop_fd};
+    struct loop_timer *t = loop_timer_new(l, look_for_stop, &k);
     struct config c;
     struct admin *a;
     char why[256] = "";
@@ -63,7 +76,7 @@ _Noreturn static void serve(int port, struct status *s, int ready_fd, uint64_t f
         _exit(2);
     }
     (void)!write(ready_fd, "x", 1);
-    loop_timer_once(t, for_ms);
+    loop_timer_every(t, POLL_MS);
     loop_run(l);
     admin_free(a);
     loop_timer_free(t);
@@ -73,16 +86,19 @@ _Noreturn static void serve(int port, struct status *s, int ready_fd, uint64_t f
 
 static void start(struct server *v, struct status *s)
 {
-    int ready[2];
+    int ready[2], stop[2];
     char x;
 
     v->port = free_port();
     assert_int_equal(pipe(ready), 0);
+    assert_int_equal(pipe2(stop, O_NONBLOCK), 0);
     v->pid = fork();
     assert_true(v->pid >= 0);
     if (v->pid == 0)
-        serve(v->port, s, ready[1], 3000);
+        serve(v->port, s, ready[1], stop[0]);
     (void)close(ready[1]);
+    (void)close(stop[0]);
+    v->stop = stop[1];
     assert_int_equal(read(ready[0], &x, 1), 1);
     (void)close(ready[0]);
 }
@@ -91,7 +107,9 @@ static void finish(const struct server *v)
 {
     int status = 0;
 
-    assert_int_equal(waitpid(v->pid, &status, 0), v->pid); /* it ends by itself, so that leaks are looked for */
+    assert_int_equal(write(v->stop, "x", 1), 1); /* it ends by itself, so that leaks are looked for */
+    (void)close(v->stop);
+    assert_int_equal(waitpid(v->pid, &status, 0), v->pid);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
 }
