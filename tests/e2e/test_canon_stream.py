@@ -1,0 +1,301 @@
+"""The replayable table against a real Valkey: what it puts in its replication stream for a canonical intent is the intent, byte for byte, or an
+effect that belongs to it; and the intent alone, executed by a replica, leaves the same data (DEBUG DIGEST).
+
+    VALKEY_SERVER=/path/to/valkey-server pytest tests/e2e/test_canon_stream.py      for any other version
+"""
+import os
+import re
+import socket
+import sys
+import time
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tools"))
+from canon_tool import Canon, Error, Reader, TOP, Valkey, build, encode, valkey_binary  # noqa: E402
+
+pytestmark = pytest.mark.skipif(valkey_binary() is None, reason="no valkey-server")
+FAR = 99999999999999
+
+SETUP = """
+SET s old|SET n 10|SET f 1.5|SET bits abc|SET ttl v PX 5000000|SET keep v PX 5000000
+RPUSH l a b c a b c|RPUSH m x|SADD s1 a b c|SADD s2 b c d|SADD s3 z|HSET h f v n 5
+ZADD z 1 a 2 b 3 c|ZADD y 5 a 6 d|GEOADD g 1.0 2.0 p 1.1 2.1 q|PFADD p1 a b|PFADD p2 c d
+XADD x 1-1 a 1|XADD x 2-1 a 2|XADD x 3-1 a 3|XGROUP CREATE x grp 0|XREADGROUP GROUP grp con COUNT 2 STREAMS x >|XGROUP CREATE x grp2 0
+""".replace("\n", "|")
+
+# Every row of the table, in every form that it takes; "{now+N}" is a moment in ms, "{sec+N}" in s. Each runs alone, on freshly set-up keys.
+FORMS = """
+SET s new|set s new|SET s new XX|SET fresh v NX|SET keep v KEEPTTL|SET s v GET|SET s v GET XX|SET fresh v NX GET|SET keep v GET KEEPTTL
+SET s v EX 100|SET s v PX 100000|SET s v EXAT {sec+1000}|SET s v PXAT {now+1000000}|SET fresh v NX EX 100|SET s v PX 100000 XX GET
+SET s v GET EX 100|SET s v GET get|SET s v PXAT {now+1000000} GET|SET s v XX EX 50|SETNX fresh v|SETEX s 100 v|PSETEX s 100000 v|SETEX fresh 1 v
+GETSET s v|GETSET fresh v|GETSET ttl v|GETDEL s|GETDEL ttl|DELIFEQ s old|SET s v IFEQ old
+GETEX s EX 100|GETEX s PX 100000|GETEX s EXAT {sec+1000}|GETEX ttl PXAT {now+1000000}|GETEX ttl PERSIST|getex s ex 7
+MSET s 1 t 2|MSET s 1 s 2|MSETNX t1 1 t2 2|APPEND s x|APPEND fresh x|SETRANGE s 5 x|SETBIT bits 7 0|SETBIT fresh 100 1
+BITOP AND dst bits s|BITOP OR dst bits s|BITOP XOR dst bits bits|BITOP NOT dst bits|BITOP and s nope nope
+BITFIELD bits SET u8 0 255 INCRBY u8 0 10|BITFIELD bits OVERFLOW SAT INCRBY u8 0 200|BITFIELD fresh SET i5 #3 7 GET i5 #3
+INCR n|INCR fresh|DECR n|INCRBY n 5|DECRBY n 5|INCRBY ttl2 5|INCRBYFLOAT f 1.25|INCRBYFLOAT n 1e2|INCRBYFLOAT fresh 0.1
+DEL s|DEL s nope n|UNLINK s|UNLINK s nope n|PERSIST ttl|RENAME s t|RENAME ttl keep|RENAMENX s t|COPY s t|COPY s n REPLACE|COPY s s DB 5|COPY ttl n DB 5 REPLACE|MOVE s 5|MOVE ttl 5
+EXPIRE s 100|EXPIRE ttl 100 XX|EXPIRE s 100 NX|EXPIRE ttl 99999 GT|EXPIRE ttl 10 LT|expire ttl 10 lt|PEXPIRE s 100000|PEXPIRE s 100000 NX|EXPIREAT s {sec+1000}|EXPIREAT s {sec+1000} LT
+PEXPIREAT s {now+1000000}|PEXPIREAT ttl {now+99000000} GT
+LPUSH l x y|RPUSH l x|LPUSHX l x|RPUSHX l x y|LPUSH fresh a|LPOP l|LPOP l 2|LPOP l 100|RPOP l|RPOP l 5|RPOP m|LPOP m 1
+LINSERT l BEFORE b x|LINSERT l after c x|LSET l 0 x|LSET l -1 x|LREM l 1 a|LREM l -2 b|LREM l 0 c|LREM m 0 x|LTRIM l 0 1|LTRIM l 50 60|LTRIM l -2 -1
+LMOVE l m LEFT RIGHT|LMOVE l l left right|LMOVE m l RIGHT LEFT|RPOPLPUSH l m|RPOPLPUSH l fresh|RPOPLPUSH l l
+LMPOP 2 nope l LEFT COUNT 2|LMPOP 1 l RIGHT|LMPOP 2 l m LEFT COUNT 100|LMPOP 2 m l right|lmpop 1 l left
+SADD s1 x y a|SADD fresh x|SREM s1 a b|SREM s3 z|SMOVE s1 s2 a|SMOVE s3 fresh z|SINTERSTORE dst s1 s2|SUNIONSTORE dst s1 s2|SDIFFSTORE dst s1 s2|SDIFFSTORE s1 s1 s1
+SINTERSTORE s1 s1 nope|SUNIONSTORE l s1 s2
+HSET h f new x y|HSET fresh a b|HMSET h f v2|HSETNX h new v|HINCRBY h n 2|HINCRBY h fresh 2|HDEL h f|HDEL h f n nope
+ZADD z 1.5 a 2 new|ZADD z NX 1 new|ZADD z XX CH 5 a|ZADD z GT CH 5 a|ZADD z LT 0.5 c|ZADD z INCR 1.5 a|ZADD z XX INCR 1.5 a|ZADD fresh inf a -inf b
+ZINCRBY z 1.25 a|ZINCRBY z 1 new|ZREM z a|ZREM z a b c|ZPOPMIN z|ZPOPMAX z 2|ZPOPMIN z 100|ZMPOP 1 z MIN|ZMPOP 2 nope z MAX COUNT 2|ZMPOP 1 z MIN COUNT 100
+ZREMRANGEBYSCORE z 0 1|ZREMRANGEBYSCORE z (1 +inf|ZREMRANGEBYRANK z 0 0|ZREMRANGEBYRANK z 0 -1|ZREMRANGEBYLEX z [a [a
+ZUNIONSTORE dst 2 z y|ZUNIONSTORE dst 2 z y WEIGHTS 2 0.5 AGGREGATE MAX|ZINTERSTORE dst 2 z y|ZINTERSTORE z 2 z nope|ZDIFFSTORE dst 2 z y|ZUNIONSTORE dst 1 s1
+ZRANGESTORE dst z 0 -1|ZRANGESTORE dst z (1 3 BYSCORE LIMIT 0 1|ZRANGESTORE dst z + - BYLEX REV|ZRANGESTORE z z 50 60
+GEOADD g 3 4 new|GEOADD g NX 3 4 new|GEOADD g CH 3 4 p 5 6 q|GEOADD g XX 3 4 p|GEOADD fresh 1 2 a 3 4 b|geoadd g 9 9 z
+GEOSEARCHSTORE dst g FROMLONLAT 1 2 BYRADIUS 500 km|GEOSEARCHSTORE dst g FROMMEMBER p BYBOX 500 500 km ASC COUNT 1 STOREDIST
+PFADD p1 x y z|PFADD fresh|PFMERGE p1 p2|PFMERGE dst p1 p2
+XADD x 5-1 f v|XADD x NOMKSTREAM 5-1 f v g w|XADD x MAXLEN 1 5-1 f v|XADD x MAXLEN = 2 5-1 f v|XADD x MINID 2-1 5-1 f v|XADD x MINID = 3-1 5-1 f v|XADD fresh 0-1 f v
+XDEL x 1-1|XDEL x 1-1 2-1 9-9|XTRIM x MAXLEN 1|XTRIM x MAXLEN = 0|XTRIM x MINID 2-1|XTRIM x MINID = 3-0|XACK x grp 1-1|XACK x grp 1-1 2-1 7-7
+XSETID x 9-9|XSETID x 9-9 ENTRIESADDED 10 MAXDELETEDID 1-1
+XGROUP CREATE x g3 0|XGROUP CREATE x g3 $|XGROUP CREATE x g3 1-1 ENTRIESREAD 1|XGROUP CREATE fresh g $ MKSTREAM|XGROUP SETID x grp 0|XGROUP SETID x grp 2-1 ENTRIESREAD 2
+XGROUP DESTROY x grp|XGROUP DESTROY x grp2|XGROUP CREATECONSUMER x grp other|XGROUP DELCONSUMER x grp con|xgroup create x g4 $
+"""
+
+# Forms that must be captured.
+CAPTURED = """
+SPOP s1|SPOP s1 2|XADD x * f v|XADD x 5-* f v|XADD x 5 f v|XADD x MAXLEN ~ 1 5-1 f v|XTRIM x MAXLEN ~ 1|XTRIM x MAXLEN = 1 LIMIT 5|XREADGROUP GROUP grp c STREAMS x >
+XCLAIM x grp c 0 1-1|XAUTOCLAIM x grp c 0 0|SORT l STORE d|FLUSHALL|FLUSHDB|SWAPDB 0 1|EVAL return(1) 0|BLPOP l 0|BLMOVE l m LEFT LEFT 0|BLMPOP 0 1 l LEFT
+RESTORE k 0 x|HINCRBYFLOAT h n 1.5|HEXPIRE h 100 FIELDS 1 f|GEORADIUS g 1 2 5 km STORE d|GET s|GETEX s|SCRIPT LOAD x|BITFIELD bits GET u8 0
+SET s v EX 0|SET s v EX -1|SET s v EX x|SET s v EX|SET s v EX 9223372036854775807|SET s v EX 9223372036854776|SET s v PX 9223372036854775807|SET s v PXAT 5|SET s v EXAT 5
+SET s v NX XX|SET s v EX 5 PX 5|SET s v EX 5 KEEPTTL|SET s v FOO|SET s|EXPIRE s -1|EXPIRE s 0|EXPIRE s x|EXPIREAT s 5|PEXPIREAT s 5|EXPIRE s 9223372036854775807|EXPIRE s 100 NX XX|EXPIRE s 100 ZZ
+GETEX s EX 0|GETEX s PXAT 5|GETEX s FOO|GETEX s EX 100 PERSIST|SETEX s 0 v|SETEX s -1 v|PSETEX s x v|MSET a|MSET a 1 b|HSET h f|HSET h f v x|INCRBY n x|INCRBY n 1.5|INCRBY n +1
+LPOP l 0|LPOP l -1|LPOP l x|LSET l x y|LINSERT l MIDDLE a b|LMOVE l m UP DOWN|LMPOP 0 l LEFT|LMPOP 1 l|LMPOP 1 l LEFT COUNT 0|LMPOP x l LEFT|COPY s t DB 1 DB 2|COPY s t DB x|COPY s t FOO
+MOVE s x|ZADD z|ZADD z 1|ZADD z 1 a 2|ZADD z INCR 1 a 2 b|ZUNIONSTORE d 0 z|ZUNIONSTORE d 2 z|BITOP FOO d s|BITOP NOT d s s|GEOSEARCHSTORE d g FROMLONLAT 1 2 BYRADIUS 5 km COUNT 1 ANY
+XSETID x 9|XGROUP CREATE x g 5|XGROUP FOO x g|XADD x 5-1 f|XADD x 05-1 f v|XADD x 5-1|BITOP DIFF d s s
+"""
+
+
+def forms(text):
+    return [f for f in text.replace("\n", "|").split("|") if f]
+
+
+class Tap:
+    """A replica that reads the stream as commands."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        file = self.socket.makefile("rb")
+        for line in (b"PING", b"REPLCONF listening-port 1", b"REPLCONF capa eof capa psync2"):
+            self.socket.sendall(line + b"\r\n")
+            file.readline()
+        self.socket.sendall(b"PSYNC ? -1\r\n")
+        line = b"\n"
+        while line == b"\n":
+            line = file.readline()
+        assert line.startswith(b"+FULLRESYNC"), line
+        line = b"\n"
+        while line == b"\n":
+            line = file.readline()
+        if line.startswith(b"$EOF:"):
+            mark, rdb = line[5:-2], b""
+            while not rdb.endswith(mark):
+                rdb += file.read1(65536)
+        else:
+            file.read(int(line[1:]))
+        self.ack()
+        self.file = file
+        self.reader = Reader(file)
+
+    def ack(self):
+        self.socket.sendall(encode("REPLCONF", "ACK", 0))
+
+    def until(self, marker):
+        """Commands up to SPUBLISH of this payload, without what only keeps the link alive."""
+        found = []
+        while True:
+            command = self.reader.read()
+            name = command[0].upper()
+            if name == b"SPUBLISH" and command[2] == marker:
+                return found
+            if name not in (b"PING", b"SELECT", b"REPLCONF"):
+                found.append(command)
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+class Feed:
+    """A primary with an empty data set and one replica, the Valkey given, which executes what is sent."""
+
+    EMPTY = bytes.fromhex("524544495330303131ff0000000000000000")  # no keys, checksum off
+
+    def __init__(self, valkey):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.control = valkey.connect()
+        assert self.control.call("REPLICAOF", "127.0.0.1", self.listener.getsockname()[1]) == b"OK"
+        self.listener.settimeout(10)
+        self.socket, _ = self.listener.accept()
+        self.file = self.socket.makefile("rb")
+        reader = Reader(self.file)
+        while True:
+            command = reader.read()
+            name = command[0].upper()
+            if name == b"PSYNC":
+                break
+            self.socket.sendall(b"+PONG\r\n" if name == b"PING" else b"+OK\r\n")
+        self.socket.sendall(b"+FULLRESYNC %s 0\r\n$%d\r\n" % (b"f" * 40, len(self.EMPTY)) + self.EMPTY)
+        self.offset = 0
+        self.send(encode("SELECT", 0))
+        self.settle()
+
+    def send(self, resp):
+        self.socket.sendall(resp)
+        self.offset += len(resp)
+
+    def settle(self):
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            info = self.control.call("INFO", "replication").decode()
+            offset = re.search(r"slave_repl_offset:(-?\d+)", info)
+            if "master_link_status:up" in info and offset and int(offset.group(1)) >= self.offset:
+                return
+            time.sleep(0.001)
+        raise RuntimeError("the replica does not follow")
+
+    def close(self):
+        self.control.call("REPLICAOF", "NO", "ONE")
+        self.control.close()
+        self.file.close()
+        self.socket.close()
+        self.listener.close()
+
+
+class World:
+    def __init__(self, folder):
+        self.canon = Canon(build(folder))
+        self.primary = Valkey("--enable-debug-command", "yes")
+        self.replica = Valkey("--enable-debug-command", "yes")
+        self.client = self.primary.connect()
+        self.client.call("DEBUG", "SET-ACTIVE-EXPIRE", "0")
+        self.tap = Tap(self.primary.port)
+        self.feed = Feed(self.replica)
+        self.markers = 0
+
+    def effects(self):
+        self.markers += 1
+        payload = b"%d" % self.markers
+        self.client.call("SPUBLISH", "mark", payload)
+        return self.tap.until(payload)
+
+    def fresh(self):
+        """The same keys on both, from what Valkey itself would send."""
+        self.tap.ack()
+        self.client.call("FLUSHALL")
+        for command in forms(SETUP):
+            answer = self.client.call(*command.split(" "))
+            assert not isinstance(answer, Error), (command, answer)
+        for effect in self.effects():
+            self.feed.send(encode(*effect))
+        self.compare("set-up")
+
+    def digests(self):
+        self.feed.settle()
+        return self.client.call("DEBUG", "DIGEST"), self.feed.control.call("DEBUG", "DIGEST")
+
+    def compare(self, what):
+        mine, other = self.digests()
+        assert mine == other, f"{what}: primary and replica differ"
+
+    def close(self):
+        self.feed.close()
+        self.tap.close()
+        self.client.close()
+        self.canon.close()
+        self.primary.stop()
+        self.replica.stop()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    w = World(str(tmp_path_factory.mktemp("canon")))
+    yield w
+    w.close()
+
+
+def decode(resp):
+    from io import BytesIO
+    return Reader(BytesIO(resp)).read()
+
+
+def fill_in(form, now_ms):
+    form = re.sub(r"\{now\+(\d+)\}", lambda m: str(now_ms + int(m.group(1))), form)
+    return re.sub(r"\{sec\+(\d+)\}", lambda m: str(now_ms // 1000 + int(m.group(1))), form).split(" ")
+
+
+@pytest.mark.parametrize("form", forms(FORMS))
+def test_stream_is_the_intent(world, form):
+    now_ms = int(time.time() * 1000)
+    args = fill_in(form, now_ms)
+    canonical = world.canon.intent(now_ms, args)
+    assert canonical is not None, "not taken"
+    world.fresh()
+    answer = world.client.raw(canonical)
+    if isinstance(answer, Error) and (b"unknown command" in answer or b"syntax error" in answer):
+        assert form in ("DELIFEQ s old", "SET s v IFEQ old"), answer  # newer than 8.0
+        pytest.skip("this Valkey does not know it")
+    assert not isinstance(answer, Error), answer
+    effects = world.effects()
+    assert len(effects) == 1, f"the form should have an effect here: {effects}"
+    intent, effect = decode(canonical), effects[0]
+    assert encode(*effect) == canonical or world.canon.belongs(intent, effect), effect
+    world.feed.send(encode("SELECT", 0) + canonical)
+    world.compare(form)
+
+
+@pytest.mark.parametrize("form", [f for f in forms(FORMS) if "{" in f or re.search(r"\b(EX|PX|ex|px|LT|lt|GT)\b|EXPIRE|SETEX", f)])
+def test_reply_is_the_same(world, form):
+    """The client's own spelling and the canonical one are answered alike."""
+    now_ms = int(time.time() * 1000)
+    args = fill_in(form, now_ms)
+    canonical = world.canon.intent(now_ms, args)
+    world.fresh()
+    own = world.client.call(*args)
+    world.effects()
+    world.fresh()
+    assert world.client.raw(canonical) == own
+    world.effects()
+
+
+@pytest.mark.parametrize("form", forms(CAPTURED))
+def test_captured(world, form):
+    assert world.canon.intent(int(time.time() * 1000), form.split(" ")) is None
+
+
+def test_every_row_is_tried():
+    with open(os.path.join(TOP, "proxy/canon.c"), encoding="ascii") as f:
+        rows = set(re.findall(r'^ +ROW\("([^"]+)"', f.read(), re.M))
+    tried = set()
+    for form in forms(FORMS):
+        words = form.lower().split(" ")
+        tried |= {words[0], "|".join(words[:2])}
+    assert rows <= tried, rows - tried
+
+
+def test_foreign_effects_do_not_belong(world):
+    belongs = world.canon.belongs
+    assert belongs(["GETDEL", "k"], ["DEL", "k"]) and belongs(["GETDEL", "k"], ["unlink", "k"])
+    assert not belongs(["GETDEL", "k"], ["DEL", "j"]) and not belongs(["GETDEL", "k"], ["DEL", "k", "j"])
+    assert not belongs(["SET", "k", "v"], ["SET", "k", "v", "KEEPTTL"])
+    assert not belongs(["SET", "k", "v", "GET"], ["SET", "k", "w"])
+    assert not belongs(["SET", "k", "v", "XX", "GET"], ["SET", "k", "v"])
+    assert not belongs(["GETSET", "k", "v"], ["SET", "k", "w"])
+    assert not belongs(["GETEX", "k", "PXAT", "77"], ["PEXPIREAT", "k", "78"])
+    assert not belongs(["INCRBYFLOAT", "k", "1"], ["SET", "k", "2"])
+    assert not belongs(["INCRBYFLOAT", "k", "1"], ["SET", "j", "2", "KEEPTTL"])
+    assert not belongs(["LMPOP", "1", "k", "LEFT"], ["LPOP", "k", "2"])
+    assert not belongs(["LMPOP", "1", "k", "LEFT"], ["RPOP", "k", "1"])
+    assert not belongs(["LMPOP", "1", "k", "LEFT"], ["LPOP", "LEFT", "1"])
+    assert not belongs(["GEOADD", "g", "1", "2", "a"], ["ZADD", "g", "1", "b"])
+    assert not belongs(["GEOADD", "g", "1", "2", "a"], ["ZADD", "g", "NX", "1", "a"])
+    assert not belongs(["GEOADD", "g", "1", "2", "a"], ["ZADD", "g", "1", "a", "2", "b"])
+    assert not belongs(["INCR", "k"], ["INCR", "k"])  # equal bytes are not this question
