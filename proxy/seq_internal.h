@@ -116,6 +116,7 @@ void seq_set_phase(struct op *op, enum phase phase);
 void seq_let_go(struct seq *s, struct op *op, enum seq_act act); /* RELEASE or FAIL: op leaves; the caller has unlinked it */
 void seq_hold(struct seq *s, struct op *op, uint64_t need);      /* release now, or wait for need; the caller has unlinked it */
 void ring_push(struct ring *r, uint64_t index, uint64_t value);
+void dates_push(struct ring *r, uint64_t index, uint64_t since_us); /* keeps the ring rising in both, so that its first is the oldest */
 struct dated *ring_first(struct ring *r);
 void ring_pop(struct ring *r);
 void ring_free(struct ring *r);

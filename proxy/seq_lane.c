@@ -94,7 +94,7 @@ static void captured_answered(struct seq *s, struct op *op, uint64_t now_us)
 
     if (op->phase == PHASE_RESOLVED) {
         if (op->need > s->durable)
-            ring_push(&s->answer_dates, op->need, now_us);
+            dates_push(&s->answer_dates, op->need, now_us);
     } else if (m != NULL) {
         m->first_us = m->first_us != 0 ? m->first_us : now_us;
     } else if (s->unmarked_first_us == 0) {
@@ -275,7 +275,7 @@ static void marker_passed(struct seq *s, struct marker *m)
     struct op *op;
 
     if (m->first_us != 0 && s->last_cut_index > s->durable)
-        ring_push(&s->answer_dates, s->last_cut_index, m->first_us);
+        dates_push(&s->answer_dates, s->last_cut_index, m->first_us);
     while ((op = TAILQ_FIRST(&m->ops)) != NULL) {
         uint64_t need = s->last_cut_index;
 

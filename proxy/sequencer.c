@@ -56,6 +56,19 @@ void ring_pop(struct ring *r)
     r->count--;
 }
 
+void dates_push(struct ring *r, uint64_t index, uint64_t since_us)
+{
+    while (r->count > 0) {
+        const struct dated *last = &r->at[(r->head + r->count - 1) & (r->cap - 1)];
+
+        index = index > last->index ? index : last->index;
+        if (last->since_us < since_us)
+            break;
+        r->count--; /* younger, and durable no later: the new one stands for both */
+    }
+    ring_push(r, index, since_us);
+}
+
 void ring_free(struct ring *r)
 {
     free(r->at);
