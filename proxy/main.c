@@ -22,7 +22,6 @@
 #include "proxy/core.h"
 #include "proxy/message.h"
 #include "proxy/status.h"
-#include "proxy/version.h"
 #include "proxy/worker.h"
 
 enum { FILES_BESIDE_CLIENTS = 96 }; /* descriptors for listeners, log, lanes and so on */
