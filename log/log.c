@@ -7,14 +7,14 @@
  *                                       ▼    │
  *                                      STALLED                       any ── final error ──▶ FAILED (for good)
  *
- * Group commit needs no timer: what arrives while a commit is in flight becomes the next batch. Only a batch that nobody waits for
- * has one (LOG_IDLE_FLUSH_MS).
+ * Group commit needs no timer: what arrives while a commit is in flight becomes the next batch. Only a batch that
+ * nobody waits for has one (LOG_IDLE_FLUSH_MS).
  *
- * Example: 50 clients write at once; the first turn's writes are flushed as entry 7; what arrives during its 200 us gathers;
- * when entry 7 is reported, the same turn's log_flush() starts entry 8 with all of it.
+ * Example: 50 clients write at once; the first turn's writes are flushed as entry 7; what arrives during its 200 us
+ * gathers; when entry 7 is reported, the same turn's log_flush() starts entry 8 with all of it.
  *
- * The writer thread owns the store's state and the batch in hand while a job is out; each job brings back a copy of the state, so
- * that what the loop knows (l->kept) is only ever changed on the loop. */
+ * The writer thread owns the store's state and the batch in hand while a job is out; each job brings back a copy of
+ * the state, so that what the loop knows (l->kept) is only ever changed on the loop. */
 #include "log/log.h"
 
 #include <errno.h>
@@ -34,9 +34,9 @@
 #include "log/writer.h"
 
 enum {
-    FLUSH_BYTES = 1024 * 1024,      /* a batch of this size does not wait for company */
-    SPARE_BYTES_MAX = 1024 * 1024,  /* a larger batch's memory is given back */
-    COMMIT_TIMES_MAX = 1024,        /* kept for metrics; later ones are dropped until they are taken */
+    FLUSH_BYTES = 1024 * 1024,     /* a batch of this size does not wait for company */
+    SPARE_BYTES_MAX = 1024 * 1024, /* a larger batch's memory is given back */
+    COMMIT_TIMES_MAX = 1024,       /* kept for metrics; later ones are dropped until they are taken */
     PATH_BYTES_MAX = 4096,
     IDENTITY_BYTES_MAX = 512
 };
@@ -56,9 +56,9 @@ struct commit {
 struct truncation {
     struct writer_job job;
     struct log *log;
-    bool out;          /* with the writer */
-    uint64_t index;    /* what the writer works towards */
-    uint64_t wanted;   /* what was last asked for; entries below do not exist for the loop any more */
+    bool out;        /* with the writer */
+    uint64_t index;  /* what the writer works towards */
+    uint64_t wanted; /* what was last asked for; entries below do not exist for the loop any more */
     bool more;
     enum store_result result;
     struct store_state after;
@@ -79,7 +79,7 @@ struct log {
     bool told_stalled;
     struct store_state kept; /* as of the last commit or truncation reported */
     struct buf open, spare;
-    bool urgent, waiting;    /* of the open batch: flush at once; touched, with the idle timer running */
+    bool urgent, waiting; /* of the open batch: flush at once; touched, with the idle timer running */
     struct commit commit;
     struct truncation truncation;
     uint32_t commit_us[COMMIT_TIMES_MAX];
@@ -386,7 +386,8 @@ bool snapshot_newest(struct log *l, struct snapshot_mark *mark, char *path, size
 
 /* ---- opening and closing ---- */
 
-/* <dir>/lock: locked by the process that has the log open; its text, written once the log exists, says that there was one. */
+/* <dir>/lock: locked by the process that has the log open; its text, written once the log exists, says that there was
+ * one. */
 static bool take_lock(struct log *l, const char *dir, bool *existed, char *why, size_t why_size)
 {
     char path[PATH_BYTES_MAX];
@@ -397,7 +398,8 @@ static bool take_lock(struct log *l, const char *dir, bool *existed, char *why, 
         return false;
     }
     l->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0 && (size = lseek(l->lock_fd, 0, SEEK_END)) >= 0) {
+    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0 &&
+        (size = lseek(l->lock_fd, 0, SEEK_END)) >= 0) {
         *existed = size > 0;
         return true;
     }
@@ -433,7 +435,8 @@ static bool open_parts(struct log *l, const struct log_settings *settings, char 
 
     if (!take_lock(l, dir, &existed, why, why_size))
         return false;
-    l->store = store_open(dir, settings->node, settings->size_max_bytes, !existed && !snapshots_exist(dir), why, why_size);
+    l->store =
+        store_open(dir, settings->node, settings->size_max_bytes, !existed && !snapshots_exist(dir), why, why_size);
     if (l->store == NULL || (!existed && !note_identity(l, settings->node, why, why_size)))
         return false;
     l->kept = store_state(l->store);

@@ -149,7 +149,8 @@ const char *entry_error_text(enum entry_error e)
     return text[e];
 }
 
-enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct hash128 previous, struct entry_view *out)
+enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct hash128 previous,
+                            struct entry_view *out)
 {
     struct cursor c = cursor_of(bytes, n);
     struct hash128 digest, expected;

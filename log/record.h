@@ -1,22 +1,27 @@
 /* The log's record format: what one entry holds, byte by byte. Pure: no I/O, no clock.
  *
- * An entry is one group commit. Numbers are little endian; "varint" is LEB128.
+ * An entry is one group commit. Numbers are little endian; "varint" is LEB128, in its shortest form.
  *
- *   entry:  u32 magic 'HFE1' | u32 length (of all that follows the header) | u64 index | u64 term
- *           | 16 bytes running hash = hash128(previous running hash || D) | u64 checksum = hash64(the 40 bytes before it || D)
- *           | frames...                    where D = hash128(frames), 16 bytes: the frames are walked once for both
+ *   entry:  offset  0  u32       magic 'HFE1'
+ *                   4  u32       length of all that follows the header
+ *                   8  u64       index
+ *                  16  u64       term
+ *                  24  16 bytes  running hash = hash128(previous running hash || D)
+ *                  40  u64       checksum = hash64(the 40 bytes before it || D)
+ *                  48  frames    D = hash128(frames), 16 bytes: the frames are walked once for both
  *   frame:  u8 kind | varint length of body | body
  *
- *   INTENT  varint seq | varint db | argv as canonical RESP          (a write as it will be sent to Valkey)
+ *   INTENT  varint seq | varint db | argv as canonical RESP: a write as it will be sent to Valkey
  *   OUTCOME varint end_offset (of Valkey's replication stream, after the last effect) | items...
- *     item REF       u8 1 | varint first seq | varint count          (those intents took effect verbatim, in this order)
- *     item RAW       u8 2 | varint db before | varint db after | varint length | RESP bytes  (one effect, or one MULTI...EXEC unit)
- *     item RESOLVED  u8 3 | varint seq                               (all lane intents up to seq have been executed)
+ *     REF       u8 1 | varint first seq | varint count: those intents took effect verbatim, in this order
+ *     RAW       u8 2 | varint db before | varint db after | varint length | RESP bytes: one effect, or one
+ *               MULTI...EXEC unit
+ *     RESOLVED  u8 3 | varint seq: all lane intents up to seq have been executed
  *   CONTROL u8 what | body (see enum control)
  *
  * A record is valid if magic, length, index (one more than the previous), running hash and checksum agree. LMDB
- * commits whole entries, so there is no torn tail: any disagreement is damage, is reported, and stops the process; it is never
- * "repaired" by truncation. */
+ * commits whole entries, so there is no torn tail: any disagreement is damage, is reported, and stops the process; it
+ * is never "repaired" by truncation. */
 #ifndef HF_RECORD_H
 #define HF_RECORD_H
 
@@ -31,9 +36,10 @@ enum frame_kind { FRAME_INTENT = 1, FRAME_OUTCOME = 2, FRAME_CONTROL = 3 };
 enum item_kind { ITEM_REF = 1, ITEM_RAW = 2, ITEM_RESOLVED = 3 };
 
 enum control {
-    CONTROL_START = 1,  /* varint term: a process began to write */
-    CONTROL_ATTACH = 2, /* varint offset | u8 n, replication id | u8 n, run_id: the tap follows this stream from this offset */
-    CONTROL_MODE = 3,   /* u8 durability mode */
+    CONTROL_START = 1, /* varint term: a process began to write */
+    CONTROL_ATTACH =
+        2, /* varint offset | u8 n, replication id | u8 n, run_id: the tap follows this stream from this offset */
+    CONTROL_MODE = 3,    /* u8 durability mode */
     CONTROL_SNAPSHOT = 4 /* varint index of the snapshot that became the newest */
 };
 
@@ -61,30 +67,31 @@ struct entry_view {
 enum entry_error { ENTRY_OK, ENTRY_SHORT, ENTRY_MAGIC, ENTRY_LENGTH, ENTRY_CHECKSUM, ENTRY_INDEX, ENTRY_CHAIN };
 const char *entry_error_text(enum entry_error e);
 /* Checks everything, the index and the chain against `index` and `previous`. */
-enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct hash128 previous, struct entry_view *out);
+enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct hash128 previous,
+                            struct entry_view *out);
 /* The running hash that an entry states, unchecked. */
 enum entry_error entry_running(const void *bytes, size_t n, struct hash128 *out);
 
 struct frame_view {
     enum frame_kind kind;
-    uint64_t seq;            /* INTENT */
-    uint32_t db;             /* INTENT */
-    const char *resp;        /* INTENT: canonical RESP */
-    size_t resp_bytes;       /* INTENT */
-    uint64_t end_offset;     /* OUTCOME */
-    struct cursor items;     /* OUTCOME */
-    enum control control;    /* CONTROL */
-    struct cursor body;      /* CONTROL */
+    uint64_t seq;         /* INTENT */
+    uint32_t db;          /* INTENT */
+    const char *resp;     /* INTENT: canonical RESP */
+    size_t resp_bytes;    /* INTENT */
+    uint64_t end_offset;  /* OUTCOME */
+    struct cursor items;  /* OUTCOME */
+    enum control control; /* CONTROL */
+    struct cursor body;   /* CONTROL */
 };
 /* The next frame. false at the end, or when the bytes are malformed (then frames->bad). */
 bool frame_next(struct cursor *frames, struct frame_view *out);
 
 struct item_view {
     enum item_kind kind;
-    uint64_t seq, count;           /* REF: first and count; RESOLVED: seq */
-    uint32_t db_before, db_after;  /* RAW */
-    const char *resp;              /* RAW */
-    size_t resp_bytes;             /* RAW */
+    uint64_t seq, count;          /* REF: first and count; RESOLVED: seq */
+    uint32_t db_before, db_after; /* RAW */
+    const char *resp;             /* RAW */
+    size_t resp_bytes;            /* RAW */
 };
 bool item_next(struct cursor *items, struct item_view *out);
 

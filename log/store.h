@@ -1,7 +1,7 @@
 /* The entries on disk: one LMDB environment with two databases. Knows nothing of threads' schedules or callbacks.
  *
- * Two threads may use a store at once, each with its own functions: one writes (append, truncate, put_snapshot), one reads
- * (store_read). store_open() and store_close() belong to whoever has it alone. */
+ * Two threads may use a store at once, each with its own functions: one writes (append, truncate, put_snapshot), one
+ * reads (store_read). store_open() and store_close() belong to whoever has it alone. */
 #ifndef HF_STORE_H
 #define HF_STORE_H
 
@@ -35,12 +35,12 @@ struct store_snapshot {
     uint64_t check;  /* hash64 of its sidecar */
 };
 
-/* FULL: nothing was written, try again when there is room. BROKEN: final; what the disk holds is uncertain, and nothing of
- * the call may be counted as durable. Both with a reason in why[STORE_WHY_BYTES]. */
+/* FULL: nothing was written, try again when there is room. BROKEN: final; what the disk holds is uncertain, and
+ * nothing of the call may be counted as durable. Both with a reason in why[STORE_WHY_BYTES]. */
 enum store_result { STORE_OK, STORE_FULL, STORE_BROKEN };
 
-/* Opens <dir>/log/, checks every entry and raises the term by one, durably. Without a log there: creates it if may_create,
- * else it is an error. NULL with a reason. */
+/* Opens <dir>/log/, checks every entry and raises the term by one, durably. Without a log there: creates it if
+ * may_create, else it is an error. NULL with a reason. */
 struct store *store_open(const char *dir, const char *node, uint64_t size_max_bytes, bool may_create, char *why,
                          size_t why_size);
 void store_close(struct store *s);
@@ -55,7 +55,8 @@ enum store_result store_truncate(struct store *s, uint64_t index, bool *more, ch
 enum store_result store_put_snapshot(struct store *s, struct store_snapshot snapshot, char *why);
 
 /* ---- the reading thread ---- */
-/* each() for entries from *next on, none above `last`, until bytes_max is passed; *next is then the index to ask for next. */
+/* each() for entries from *next on, none above `last`, until bytes_max is passed; *next is then the index to ask for
+ * next. */
 enum store_result store_read(struct store *s, uint64_t *next, uint64_t last, size_t bytes_max,
                              void (*each)(void *arg, const struct entry_view *e), void *arg, char *why);
 enum store_result store_get_snapshot(struct store *s, struct store_snapshot *out, char *why);

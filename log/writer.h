@@ -1,6 +1,6 @@
-/* The one thread that waits for the disk. Jobs are run in order of submission, urgent ones first; when a job is done, its
- * done() is called on the loop. Nothing is copied: a job is embedded in what it works on, and belongs to the writer between
- * writer_submit() and done(). */
+/* The one thread that waits for the disk. Jobs are run in order of submission, urgent ones first; when a job is done,
+ * its done() is called on the loop. Nothing is copied: a job is embedded in what it works on, and belongs to the
+ * writer between writer_submit() and done(). */
 #ifndef HF_WRITER_H
 #define HF_WRITER_H
 
@@ -10,7 +10,8 @@ struct loop;
 struct writer;
 
 struct writer_job {
-    bool (*run)(struct writer_job *j);  /* on the writer thread; false: there is more to do, run me again after what is urgent */
+    bool (*run)(struct writer_job
+                    *j); /* on the writer thread; false: there is more to do, run me again after what is urgent */
     void (*done)(struct writer_job *j); /* on the loop; may submit again */
     struct writer_job *next;
 };

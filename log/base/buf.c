@@ -27,8 +27,8 @@ char *buf_head(const struct buf *b)
     return b->data == NULL ? NULL : b->data + b->start;
 }
 
-/* Growing doubles, so that appending costs a constant per byte. A consumed front is reclaimed instead when it is at least as
- * long as what is left: each byte moved was then paid for by a byte consumed. */
+/* Growing doubles, so that appending costs a constant per byte. A consumed front is reclaimed instead when it is at
+ * least as long as what is left: each byte moved was then paid for by a byte consumed. */
 static bool make_room(struct buf *b, size_t extra)
 {
     size_t need, cap;
@@ -240,7 +240,8 @@ uint64_t cursor_u64(struct cursor *c)
     return read_fixed(c, 8);
 }
 
-/* Only the shortest form counts, so that equal values are equal bytes; ten bytes hold 64 bits, the tenth at most one. */
+/* Only the shortest form counts, so that equal values are equal bytes; ten bytes hold 64 bits, the tenth at most one.
+ */
 uint64_t cursor_varint(struct cursor *c)
 {
     uint64_t v = 0;

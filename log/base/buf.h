@@ -13,16 +13,16 @@
 struct buf {
     char *data;
     size_t start, len, cap; /* the content is data[start .. start+len) */
-    bool failed;            /* sticky: an append found no memory; the content is then incomplete. Test once, at the end */
+    bool failed; /* sticky: an append found no memory; the content is then incomplete. Test once, at the end */
 };
 
 /* A zeroed struct buf is an empty buffer. */
-void buf_free(struct buf *b);                                /* releases memory; the buffer is empty and usable again */
-void buf_clear(struct buf *b);                               /* empties, keeps memory */
-char *buf_head(const struct buf *b);                         /* first byte; valid until the next change; NULL if never filled */
-bool buf_reserve(struct buf *b, size_t extra);               /* room for `extra` more bytes; false (and failed) if none */
-char *buf_tail(struct buf *b, size_t extra);                 /* reserve, then where the next byte goes; NULL on failure */
-void buf_grew(struct buf *b, size_t n);                      /* n bytes were written at buf_tail() */
+void buf_free(struct buf *b);                  /* releases memory; the buffer is empty and usable again */
+void buf_clear(struct buf *b);                 /* empties, keeps memory */
+char *buf_head(const struct buf *b);           /* first byte; valid until the next change; NULL if never filled */
+bool buf_reserve(struct buf *b, size_t extra); /* room for `extra` more bytes; false (and failed) if none */
+char *buf_tail(struct buf *b, size_t extra);   /* reserve, then where the next byte goes; NULL on failure */
+void buf_grew(struct buf *b, size_t n);        /* n bytes were written at buf_tail() */
 void buf_append(struct buf *b, const void *bytes, size_t n); /* bytes must not be inside b */
 void buf_text(struct buf *b, const char *text);
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -1,5 +1,6 @@
-/* Faults in system calls, for the one test program that includes this: the calls below, made by the program or by LMDB, come here
- * first. Armed, the n-th call of the chosen kinds kills the process, or fails with an errno (that one, or all from then on). */
+/* Faults in system calls, for the one test program that includes this: the calls below, made by the program or by
+ * LMDB, come here first. Armed, the n-th call of the chosen kinds kills the process, or fails with an errno (that
+ * one, or all from then on). */
 #ifndef HF_LOG_FAULT_H
 #define HF_LOG_FAULT_H
 
@@ -13,7 +14,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum fault_kind { FAULT_WRITE = 1, FAULT_META = 2, FAULT_SYNC = 4, FAULT_RENAME = 8, FAULT_UNLINK = 16, FAULT_ALLOCATE = 32 };
+enum fault_kind {
+    FAULT_WRITE = 1,
+    FAULT_META = 2,
+    FAULT_SYNC = 4,
+    FAULT_RENAME = 8,
+    FAULT_UNLINK = 16,
+    FAULT_ALLOCATE = 32
+};
 
 static struct {
     atomic_int kinds, left, error; /* error 0: kill */
@@ -53,7 +61,8 @@ static bool fault_here(int kind)
 
 #define FAULT_REAL(type, name, ...) ((type(*)(__VA_ARGS__))(uintptr_t)dlsym(RTLD_NEXT, name))
 
-/* LMDB writes its meta page, and single pages, with pwrite; runs of pages with lseek and writev. The meta pages are the first two. */
+/* LMDB writes its meta page, and single pages, with pwrite; runs of pages with lseek and writev. The meta pages are
+ * the first two. */
 ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at)
 {
     if (fault_here(at < 8192 ? FAULT_META : FAULT_WRITE))
@@ -85,7 +94,8 @@ int fsync(int fd)
 
 int sync_file_range(int fd, off_t at, off_t n, unsigned flags)
 {
-    return fault_here(FAULT_SYNC) ? -1 : FAULT_REAL(int, "sync_file_range", int, off_t, off_t, unsigned)(fd, at, n, flags);
+    return fault_here(FAULT_SYNC) ? -1
+                                  : FAULT_REAL(int, "sync_file_range", int, off_t, off_t, unsigned)(fd, at, n, flags);
 }
 
 int rename(const char *from, const char *to)

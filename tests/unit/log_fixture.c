@@ -198,6 +198,86 @@ void fixture_commit(struct fixture *f, uint64_t seed, size_t n)
     assert_false(f->failed);
 }
 
+static size_t size_of(uint64_t index)
+{
+    static const size_t sizes[] = {1, 100, 1900, 2100, 5000, 20000, 300, 70000};
+
+    return sizes[index % (sizeof sizes / sizeof sizes[0])];
+}
+
+struct reading {
+    uint64_t next;
+    bool ok;
+};
+
+static void check_entry(void *arg, const struct entry_view *e)
+{
+    struct reading *r = arg;
+
+    r->ok = r->ok && e->index == r->next && fixture_matches(e, e->index, size_of(e->index));
+    r->next++;
+}
+
+/* All entries from `from` on are there and are what fixture_append_next() wrote. */
+void fixture_check(struct fixture *f, uint64_t from)
+{
+    struct reading r = {from, true};
+    uint64_t next = from;
+
+    while (next <= log_committed(f->log)) {
+        uint64_t got = log_read(f->log, next, 10000, check_entry, &r);
+
+        assert_true(got > next);
+        next = got;
+    }
+    assert_true(r.ok);
+    assert_int_equal(r.next, log_committed(f->log) + 1);
+}
+
+void fixture_append_next(struct fixture *f)
+{
+    uint64_t index = log_open_index(f->log);
+
+    fixture_append(f, index, size_of(index), true);
+}
+
+void fixture_commit_next(struct fixture *f, int n)
+{
+    for (int i = 0; i < n; i++) {
+        fixture_append_next(f);
+        assert_true(fixture_wait(f, fixture_quiet));
+        assert_false(f->failed);
+    }
+}
+
+void fixture_open_fresh(struct fixture *f)
+{
+    fixture_dir(f);
+    assert_true(fixture_open(f, FIXTURE_SIZE_MAX_BYTES));
+}
+
+void fixture_reopen(struct fixture *f)
+{
+    fixture_close(f);
+    if (!fixture_open(f, FIXTURE_SIZE_MAX_BYTES))
+        fail_msg("%s", f->why);
+}
+
+bool fixture_stalled_or_quiet(struct fixture *f)
+{
+    return f->stalled || fixture_quiet(f);
+}
+
+bool fixture_recovered(struct fixture *f)
+{
+    return f->failed || (!f->stalled && log_pending_bytes(f->log) == 0);
+}
+
+bool fixture_shrunk(struct fixture *f)
+{
+    return f->failed || log_bytes(f->log) < *(uint64_t *)f->arg;
+}
+
 int fixture_child(const char *mode, const char *a, const char *b, const char *c, int *out)
 {
     int ends[2], pid;

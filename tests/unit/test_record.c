@@ -150,17 +150,17 @@ static void test_malformed_frames(void **state)
         const char *bytes;
         size_t n;
     } bad[] = {
-        {"\x00\x00", 2},             /* kind 0 */
-        {"\x04\x00", 2},             /* unknown kind */
-        {"\x01", 1},                 /* no length */
-        {"\x01\x05\x01\x01", 4},     /* longer than what is there */
-        {"\x01\x00", 2},             /* no sequence number */
-        {"\x01\x01\x01", 3},         /* no database */
-        {"\x01\x07\x01\x80\x80\x80\x80\x80\x01", 9}, /* database beyond 32 bits */
-        {"\x02\x00", 2},             /* no offset */
-        {"\x03\x00", 2},             /* no control */
-        {"\x03\x01\x00", 3},         /* control 0 */
-        {"\x03\x01\x63", 3},         /* unknown control */
+        {"\x00\x00", 2},                                      /* kind 0 */
+        {"\x04\x00", 2},                                      /* unknown kind */
+        {"\x01", 1},                                          /* no length */
+        {"\x01\x05\x01\x01", 4},                              /* longer than what is there */
+        {"\x01\x00", 2},                                      /* no sequence number */
+        {"\x01\x01\x01", 3},                                  /* no database */
+        {"\x01\x07\x01\x80\x80\x80\x80\x80\x01", 9},          /* database beyond 32 bits */
+        {"\x02\x00", 2},                                      /* no offset */
+        {"\x03\x00", 2},                                      /* no control */
+        {"\x03\x01\x00", 3},                                  /* control 0 */
+        {"\x03\x01\x63", 3},                                  /* unknown control */
         {"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11}, /* length 2^64-1 */
     };
 
@@ -183,10 +183,12 @@ static void test_malformed_items(void **state)
     } bad[] = {
         {"\x00", 1},
         {"\x09\x01", 2},
-        {"\x01\x05\x00", 3},     /* REF of none */
+        {"\x01\x05\x00", 3}, /* REF of none */
         {"\x01\x05", 2},
         {"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x02", 12}, /* REF beyond 2^64 */
-        {"\x02\x00\x00\x05" "abcd", 8},
+        {"\x02\x00\x00\x05"
+         "abcd",
+         8},
         {"\x02\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 13},
         {"\x03", 1},
     };

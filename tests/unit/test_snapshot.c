@@ -37,7 +37,8 @@ static bool is_done(struct fixture *f)
 
 static struct snapshot_mark mark_of(uint64_t n)
 {
-    return (struct snapshot_mark){.index = n, .effects = n + 1, .log_from = n + 2, .next_seq = n + 3, .taken_ms = n + 4};
+    return (struct snapshot_mark){
+        .index = n, .effects = n + 1, .log_from = n + 2, .next_seq = n + 3, .taken_ms = n + 4};
 }
 
 /* Writes snapshot n: bytes made from n. Returns what done() was told. */
@@ -268,7 +269,8 @@ static void test_damage(void **state)
     open_fresh(&f);
     assert_true(take(&f, 1, SMALL));
     path_of(&f, ".rdb", rdb);
-    assert_int_equal(truncate(rdb, SMALL - 1), 0); /* the size is looked at even when the content was compared before */
+    assert_int_equal(truncate(rdb, SMALL - 1),
+                     0); /* the size is looked at even when the content was compared before */
     assert_false(snapshot_newest(f.log, &(struct snapshot_mark){0}, mark, sizeof mark));
     assert_true(f.failed);
     assert_int_equal(unlink(rdb), 0);
@@ -278,7 +280,8 @@ static void test_damage(void **state)
 
 /* ---- trouble and crashes ---- */
 
-/* Each system call of a snapshot fails once: it is dropped, the one before stays, the log goes on, the next one succeeds. */
+/* Each system call of a snapshot fails once: it is dropped, the one before stays, the log goes on, the next one
+ * succeeds. */
 static void test_disk_trouble(void **state)
 {
     static const int errors[] = {ENOSPC, EIO};
@@ -354,8 +357,8 @@ static int child_take(const char *dir, int nth)
     return 0;
 }
 
-/* Death before each write, sync, rename and removal of a second snapshot: then the first or the second is the newest, whole, and
- * nothing else is left. */
+/* Death before each write, sync, rename and removal of a second snapshot: then the first or the second is the newest,
+ * whole, and nothing else is left. */
 static void test_crash_at_each_call(void **state)
 {
     int status = 1, nth = 0, old = 0, new = 0;
