@@ -58,6 +58,7 @@ static void add_ref(struct seq *s, const struct op *op)
     s->ref_count = 1;
 }
 
+/* The entry of the oldest intent that may be pending here: an accepted one, or one that comes before the OUTCOME which is open now is cut. */
 static uint64_t oldest_pending_index(const struct seq *s)
 {
     const struct op *op = TAILQ_FIRST(&s->unresolved);
@@ -66,7 +67,7 @@ static uint64_t oldest_pending_index(const struct seq *s)
         op = TAILQ_FIRST(&s->queue);
     while (op != NULL && op->log_index == 0) /* captured: has no intent */
         op = TAILQ_NEXT(op, in_core);
-    return op != NULL ? op->log_index : UINT64_MAX;
+    return op != NULL ? op->log_index : s->open_index;
 }
 
 static void note_passed(struct seq *s)
