@@ -78,6 +78,8 @@ void seq_attach(struct seq *s, const struct replay_facts *facts, bool bridged)
     CHECK(!s->attached && s->figures.ops == 0);
     buf_clear(&s->items);
     s->ref_count = 0;
+    if (s->entry_index != s->open_index) /* others may have written OUTCOMEs since (a rebuild's): all of them are behind us */
+        s->entry_index = s->cut_effects = 0;
     s->effects = s->cut_effects;
     s->attached = true;
     s->offset = facts->offset;
