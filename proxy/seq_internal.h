@@ -51,6 +51,7 @@ struct key { /* one key hash with something to remember; gone when there is noth
 
 struct marker {
     uint64_t number, resolves, first_us; /* first_us: oldest answer that this marker closes; 0 = none */
+    bool control; /* sent on the control connection: it and the lane may overtake each other */
     struct op_list ops;
 };
 

@@ -199,6 +199,7 @@ uint64_t seq_marker_sent(struct seq *s, uint64_t now_us, uint64_t *resolves)
     m->number = s->next_marker++;
     m->resolves = *resolves = s->last_forwarded;
     m->first_us = s->unmarked_first_us;
+    m->control = !s->lane_open;
     TAILQ_INIT(&m->ops);
     TAILQ_CONCAT(&m->ops, &s->pending_marker, in_core);
     s->unmarked_first_us = 0;
@@ -294,6 +295,16 @@ static void marker_passed(struct seq *s, struct marker *m)
     }
 }
 
+/* A marker of the control connection that comes when the lane, opened meanwhile, has intents under way which it does not resolve: some of
+ * their effects may be before it, and an OUTCOME that ends here would part them from their resolution. The lane's next
+ * marker stands for this one too. */
+static bool overtaken(const struct seq *s, const struct marker *m)
+{
+    const struct op *last = TAILQ_LAST(&s->unresolved, op_list);
+
+    return m->control && last != NULL && last->seq > m->resolves;
+}
+
 bool seq_marker_seen(struct seq *s, uint64_t number, uint64_t resolves, uint64_t end_offset)
 {
     struct marker *m = number > s->seen_marker ? marker_at(s, number) : NULL;
@@ -301,6 +312,8 @@ bool seq_marker_seen(struct seq *s, uint64_t number, uint64_t resolves, uint64_t
     if (!s->attached || m == NULL || m->resolves != resolves)
         return false;
     s->offset = end_offset;
+    if (overtaken(s, m))
+        return true;
     s->seen_marker = number;
     walk_resolved(s, resolves);
     flights_seen(s, number);
