@@ -1,0 +1,4 @@
+import { Redis } from "ioredis";
+import { suite } from "./ioredis_suite.mjs";
+
+suite("ioredis", Redis);

@@ -1,0 +1,4 @@
+import { Redis } from "iovalkey";
+import { suite } from "./ioredis_suite.mjs";
+
+suite("iovalkey", Redis);
