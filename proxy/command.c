@@ -39,6 +39,8 @@ static const struct {
 };
 
 static const char *const script_names[] = {"eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"};
+/* Valkey marks these may_replicate in its own table, and does not say so in COMMAND (8.0). */
+static const char *const may_replicate_names[] = {"eval", "evalsha", "fcall", "publish", "spublish", "pfcount"};
 
 /* ---- the reply's tree ---- */
 
@@ -125,6 +127,8 @@ static void read_specs(struct command_entry *e, const redisReply *specs)
         if (list_has(spec_flags, "not_key"))
             continue;
         *flags |= CMD_HAS_KEYS;
+        if ((*flags & CMD_WRITE) == 0 && (list_has(spec_flags, "RW") || list_has(spec_flags, "OW") || list_has(spec_flags, "RM")))
+            *flags |= CMD_MAY_REPLICATE; /* a "read" that can change its key: PFCOUNT */
         if (list_has(spec_flags, "incomplete") || e->specs == KEY_SPECS_MAX || !read_begin(&s, member(spec, "begin_search")) ||
             !read_find(&s, member(spec, "find_keys")))
             *flags |= CMD_KEYS_OPEN;
@@ -143,6 +147,9 @@ static void read_flags(struct command_entry *e, const redisReply *flags)
     for (size_t i = 0; i < sizeof script_names / sizeof *script_names; i++)
         if (strcmp(e->command.name, script_names[i]) == 0)
             e->command.flags |= CMD_SCRIPT;
+    for (size_t i = 0; i < sizeof may_replicate_names / sizeof *may_replicate_names; i++)
+        if (strcmp(e->command.name, may_replicate_names[i]) == 0)
+            e->command.flags |= CMD_MAY_REPLICATE;
     if (strcmp(e->command.name, "copy") == 0)
         e->other_db = OTHER_DB_COPY;
     if (strcmp(e->command.name, "move") == 0)

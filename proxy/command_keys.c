@@ -81,7 +81,8 @@ static void copy_destination(const struct argv *a, uint32_t db, struct keyset *o
         seen = true;
         i++;
     }
-    add_key(a, 2, (uint32_t)other, out);
+    if ((uint32_t)other != db) /* else the key specs have said it */
+        add_key(a, 2, (uint32_t)other, out);
 }
 
 static void move_destination(const struct argv *a, struct keyset *out)
