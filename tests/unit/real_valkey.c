@@ -45,6 +45,7 @@ static void run(struct real_valkey *v, const char *const *extra)
 
 void real_valkey_start(struct real_valkey *v, const char *const *extra)
 {
+    (void)signal(SIGPIPE, SIG_IGN); /* hiredis writes to connections that were killed */
     (void)unlink(v->address);
     v->pid = fork();
     assert_true(v->pid >= 0);
@@ -87,7 +88,7 @@ void real_valkey_remove(struct real_valkey *v)
     (void)nftw(v->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-static void reconnect(struct real_valkey *v) /* the node kills ordinary connections */
+void real_valkey_connect(struct real_valkey *v)
 {
     if (v->c != NULL)
         redisFree(v->c);
@@ -103,7 +104,7 @@ static redisReply *ask(struct real_valkey *v, const char *format, va_list args)
     (void)vsnprintf(line, sizeof line, format, args);
     r = redisCommand(v->c, line);
     if (r == NULL) {
-        reconnect(v);
+        real_valkey_connect(v); /* the node kills ordinary connections */
         r = redisCommand(v->c, line);
     }
     assert_non_null(r);
@@ -243,4 +244,15 @@ bool real_valkey_same(struct real_valkey *a, struct real_valkey *b)
     real_valkey_ask(a, x, sizeof x, "DEBUG DIGEST");
     real_valkey_ask(b, y, sizeof y, "DEBUG DIGEST");
     return strcmp(x, y) == 0;
+}
+
+int real_valkey_pid(struct real_valkey *v)
+{
+    char info[8192];
+    const char *at;
+
+    real_valkey_ask(v, info, sizeof info, "INFO server");
+    at = strstr(info, "process_id:");
+    assert_non_null(at);
+    return atoi(at + 11);
 }
