@@ -82,6 +82,7 @@ void seq_attach(struct seq *s, const struct replay_facts *facts, bool bridged)
         s->entry_index = s->cut_effects = 0;
     s->effects = s->cut_effects;
     s->attached = true;
+    s->settling = bridged && facts->pending_count > 0;
     s->offset = facts->offset;
     s->stream_db = s->logged_db = facts->db;
     if (facts->next_seq > s->next_seq)
@@ -135,7 +136,16 @@ void seq_close_out(struct seq *s)
     uint64_t before = s->last_cut_index;
 
     CHECK(!s->attached);
-    outcome_cut(s, true, s->last_forwarded);
+    if (s->settling) {
+        /* The earlier life may have answered for these intents, knowing that they would be replayed; what was seen since the bridge is
+         * too little to say which of them ran. So the log stays as that life left it. */
+        buf_clear(&s->items);
+        s->ref_count = 0;
+        s->effects = s->cut_effects;
+        s->settling = false;
+    } else {
+        outcome_cut(s, true, s->last_forwarded);
+    }
     if (s->last_cut_index != before)
         seq_decide(s, SEQ_URGE, NULL);
 }

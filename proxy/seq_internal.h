@@ -77,6 +77,7 @@ struct passed { /* while a snapshot runs: after the effect ending at `offset`, `
 struct seq {
     uint64_t next_seq, durable, open_index, last_cut_index;
     uint64_t next_marker, seen_marker, last_forwarded, last_resolved;
+    bool settling; /* intents of an earlier life may yet appear in the stream, or not: no marker was seen since the bridge */
     bool attached, lane_open, lane_recovering, lane_killing, marker_wanted, tracking;
     uint64_t lane_client, recover_marker, recover_index; /* 0 = not there yet */
 

@@ -282,7 +282,7 @@ static void marker_passed(struct seq *s, struct marker *m)
 
         TAILQ_REMOVE(&m->ops, op, in_core);
         if (op->kind == OP_READ)
-            need = RULE(s, READS_WAIT) ? taint_need(s, &op->keys) : 0;
+            need = !RULE(s, READS_WAIT) ? 0 : s->tracking ? taint_need(s, &op->keys) : need;
         else if (op->log_index > need)
             need = op->log_index; /* WAIT, behind intents that are not committed */
         if (op->came) {
@@ -315,6 +315,7 @@ bool seq_marker_seen(struct seq *s, uint64_t number, uint64_t resolves, uint64_t
     if (overtaken(s, m))
         return true;
     s->seen_marker = number;
+    s->settling = false;
     walk_resolved(s, resolves);
     flights_seen(s, number);
     epochs_seen(s, number);

@@ -406,6 +406,10 @@ void seq_read(struct seq *s, struct op *op)
     }
     op->came = true;
     marker = RULE(s, READS_SEE_TAP) ? read_marker(s, &op->keys) : 0;
+    if (!s->tracking) { /* its session became async while it was under way: nothing is known of keys, so it waits for all that is before it */
+        marker = s->next_marker;
+        s->marker_wanted = true;
+    }
     if (marker > s->seen_marker) {
         op->marker = marker;
         seq_set_phase(op, PHASE_MARKER);
