@@ -20,8 +20,7 @@
 
 /* ---- the log ---- */
 
-/* The index whose commit means that all that was appended is durable. */
-static uint64_t settled_index(struct node *n)
+uint64_t node_settled_index(struct node *n)
 {
     if (log_batch(n->log)->len <= ENTRY_HEADER_BYTES)
         return log_open_index(n->log) - 1;
@@ -71,7 +70,7 @@ static void walk_begin(struct node *n)
 void node_walk(struct node *n, void (*walked)(struct node *n))
 {
     n->walked = walked;
-    node_after(n, settled_index(n), walk_begin);
+    node_after(n, node_settled_index(n), walk_begin);
 }
 
 /* ---- the tap of the stream ---- */

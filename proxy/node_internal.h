@@ -49,8 +49,9 @@ struct node_snapshot {
     uint64_t life;   /* n->life when it was begun */
     struct tap *tap; /* of its own; NULL while adopting */
     struct snapshot_writer *writer;
-    bool forked, received, mapped;
-    uint64_t offset; /* where Valkey forked */
+    bool forked, received;
+    uint64_t offset;   /* where Valkey forked */
+    uint64_t reminder; /* entry that repeats the attachment, behind the mark's OUTCOME; 0 = not written yet */
     uint64_t bytes, active_ms, started_ms;
     struct snapshot_mark mark;
     uint64_t truncate_after, truncate_before; /* once entry `after` is committed: log_truncate(before); 0 = none waits */
@@ -130,6 +131,7 @@ void node_sync_delay(struct node *n, bool zero); /* repl-diskless-sync-delay to 
 /* ---- node_attach.c ---- */
 void node_walk(struct node *n, void (*walked)(struct node *n));
 void node_decide_now(struct node *n);
+uint64_t node_settled_index(struct node *n); /* once this is committed, all that was appended is */
 uint64_t node_append_attach(struct node *n, uint64_t offset, const char *replid, const char *run_id, bool again); /* index */
 void node_open_tap(struct node *n, const char *replid, uint64_t offset, uint32_t db);
 void node_hand_over(struct node *n); /* ATTACH is committed and the tap is open: the core takes over */

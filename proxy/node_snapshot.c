@@ -1,11 +1,13 @@
 /* Snapshots: an RDB that comes through a tap goes into the log's snapshot writer.
  *
- *   at run time:  second tap (rdb-only) ─▶ +FULLRESYNC offset ─▶ RDB ... end ─┐
- *                                  └▶ core: which place in the log is that? ──┴▶ its OUTCOME durable ─▶ finish ─▶ truncate
+ *   at run time:  second tap (rdb-only) ─▶ +FULLRESYNC offset ──────────────────────▶ RDB ... end ─┐
+ *                                  └▶ core: which place in the log is that? ─▶ reminder committed ──┴▶ finish ─▶ truncate
  *   adopting:     the stream's own tap delivers the RDB; the mark is where the log begins
  *
- * Truncation takes away old entries, also the CONTROL_ATTACH that says which stream the log follows. So a reminder of it is committed
- * before, with the offset of the fork (replay.h says why that one).
+ * The reminder: truncation takes away old entries, also the CONTROL_ATTACH that says which stream the log follows. So it is written again, with
+ * the offset of the fork (replay.h says why that one), after the mark's OUTCOME: when it is committed, so is that, and the snapshot may
+ * become valid. It must be there *before* the snapshot is: a walk that begins at the mark and finds only an older reminder would
+ * bridge from an older offset, and effects that are in the RDB would be logged again.
  *
  * A full log takes no OUTCOME, so no snapshot can become valid either. Then the trail behind the last snapshot is given up at once, and
  * snapshots begin early enough (BEHIND_LOG_SHARE) that there always is one.
@@ -70,7 +72,7 @@ void node_snapshot_abandon(struct node *n, const char *why)
 {
     struct node_snapshot *s = &n->snapshot;
 
-    s->truncate_after = 0; /* the reminder belongs to an attachment that is over */
+    s->truncate_after = 0;
     if (s->phase != SNAPSHOT_TAKING)
         return;            /* while finishing, done() comes */
     diag_log(n->diag, DIAG_WARNING, "Snapshot given up after %" PRIu64 " bytes: %s", s->bytes, why);
@@ -115,9 +117,9 @@ static void on_finished(void *arg, bool ok)
         return;
     if (s->adopting) {
         node_adopted(n, ok);
-    } else if (ok) {
+    } else if (ok) { /* what the core has just said again (snapshot_ended) comes first */
         s->truncate_before = cut_before(n, s->mark.log_from);
-        s->truncate_after = node_append_attach(n, s->offset, n->replid, n->valkey.run_id, true);
+        s->truncate_after = node_settled_index(n);
     }
 }
 
@@ -226,21 +228,14 @@ void node_snapshot(struct node *n)
     n->snapshot.tap = tap_new(n->loop, n->diag, &settings, &snapshot_events, n);
 }
 
-/* All effects before the mark are in committed entries. */
-static bool mark_is_durable(const struct node *n)
-{
-    const struct snapshot_mark *m = &n->snapshot.mark;
-
-    return log_committed(n->log) >= (m->effects > 0 ? m->index : m->index - 1);
-}
-
 static void go_on(struct node *n, uint64_t now_ms)
 {
     struct node_snapshot *s = &n->snapshot;
 
-    if (s->forked && !s->mapped && tap_offset(n->tap) >= s->offset)
-        s->mapped = n->events->map_offset(n->arg, s->offset, &s->mark);
-    if (s->received && s->mapped && mark_is_durable(n))
+    if (s->forked && s->reminder == 0 && tap_offset(n->tap) >= s->offset &&
+        n->events->map_offset(n->arg, s->offset, &s->mark))
+        s->reminder = node_append_attach(n, s->offset, n->replid, n->valkey.run_id, true);
+    if (s->received && s->reminder != 0 && log_committed(n->log) >= s->reminder)
         node_snapshot_finish(n);
     else if (now_ms >= s->active_ms + SILENCE_MS_MAX)
         node_snapshot_abandon(n, "nothing came for a minute");

@@ -35,8 +35,8 @@ struct replay_facts { /* complete once the walk has ended */
 
 /* The body of CONTROL_ATTACH: varint offset | u8 n, replid | u8 n, run_id [| u8 again].
  *
- * again = 0: an attachment begins. again = 1: a reminder of the one that goes on, written before the log is truncated, so that the log never
- * loses it. Its offset is where the snapshot was forked: all effects before it are in the snapshot, and Valkey writes a SELECT first after a fork.
+ * again = 0: an attachment begins. again = 1: a reminder of the one that goes on, committed before a snapshot becomes valid, so that a walk
+ * from its mark always finds it. Its offset is where the snapshot was forked: all effects before it are in the snapshot, and Valkey writes a SELECT first after a fork.
  * So the offset of an OUTCOME between the snapshot and the reminder is later and stays; without one, the reminder's holds.
  * Empty ids: from here on the log says more than any running Valkey (a rebuild has begun): nothing to bridge to. */
 void replay_attach_body(struct buf *body, uint64_t offset, const char *replid, const char *run_id, bool again);
