@@ -55,11 +55,20 @@ static size_t put_line(char *to, char prefix, size_t number)
     char digits[NUMBER_BYTES_MAX];
     size_t n = 0, at = 0;
 
+    to[at++] = prefix;
+    if (number < 1000) { /* most counts and lengths: the hot path */
+        if (number >= 100)
+            to[at++] = (char)('0' + number / 100);
+        if (number >= 10)
+            to[at++] = (char)('0' + number / 10 % 10);
+        to[at++] = (char)('0' + number % 10);
+        memcpy(to + at, "\r\n", 2);
+        return at + 2;
+    }
     do {
         digits[n++] = (char)('0' + number % 10);
         number /= 10;
     } while (number != 0);
-    to[at++] = prefix;
     while (n > 0)
         to[at++] = digits[--n];
     to[at++] = '\r';
@@ -67,17 +76,25 @@ static size_t put_line(char *to, char prefix, size_t number)
     return at;
 }
 
+/* buf_tail() in line: two of its calls per argument were a fifth of the time that a request takes. */
+static inline char *tail(struct buf *out, size_t n)
+{
+    if (out->data != NULL && n <= out->cap - out->start - out->len)
+        return out->data + out->start + out->len;
+    return buf_tail(out, n);
+}
+
 void argv_header(struct buf *out, size_t count)
 {
-    char *to = buf_tail(out, NUMBER_BYTES_MAX + 3);
+    char *to = tail(out, NUMBER_BYTES_MAX + 3);
 
     if (to != NULL)
-        buf_grew(out, put_line(to, '*', count));
+        out->len += put_line(to, '*', count);
 }
 
 void argv_bulk(struct buf *out, const void *bytes, size_t n)
 {
-    char *to = buf_tail(out, n + NUMBER_BYTES_MAX + 5);
+    char *to = tail(out, n + NUMBER_BYTES_MAX + 5);
     size_t at;
 
     if (to == NULL)
@@ -86,7 +103,7 @@ void argv_bulk(struct buf *out, const void *bytes, size_t n)
     if (n > 0)
         memcpy(to + at, bytes, n);
     memcpy(to + at + n, "\r\n", 2);
-    buf_grew(out, at + n + 2);
+    out->len += at + n + 2;
 }
 
 void argv_encode(struct buf *out, size_t count, const char *const *arg, const size_t *len)
