@@ -1,6 +1,8 @@
 /* Faults in system calls, for the one test program that includes this: the calls below, made by the program or by
- * LMDB, come here first. Armed, the n-th call of the chosen kinds kills the process, or fails with an errno (that
- * one, or all from then on). */
+ * LMDB, come here first. Letters: w a write, M the
+ * meta page (m if its descriptor is not O_DSYNC), D fdatasync, F fsync, g sync_file_range, R rename, u unlink, a
+ * fallocate. Armed, the n-th call of the chosen kinds kills the process, or fails with an errno (that one, or all
+ * from then on). */
 #ifndef HF_LOG_FAULT_H
 #define HF_LOG_FAULT_H
 
@@ -11,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -27,6 +30,8 @@ static struct {
     atomic_int kinds, left, error; /* error 0: kill */
     atomic_bool sticky;
     atomic_int hits;
+    atomic_int traced;
+    char trace[64]; /* a letter for each call since fault_arm(), of any kind, as long as there is room */
 } fault;
 
 static void fault_arm(int kinds, int nth, int error, bool sticky)
@@ -36,14 +41,18 @@ static void fault_arm(int kinds, int nth, int error, bool sticky)
     fault.error = error;
     fault.sticky = sticky;
     fault.hits = 0;
+    fault.traced = 0;
+    memset(fault.trace, 0, sizeof fault.trace);
     fault.kinds = kinds;
 }
 
 /* True: the call is to fail, errno is set. */
-static bool fault_here(int kind)
+static bool fault_here(int kind, char letter)
 {
-    int left;
+    int at = atomic_fetch_add(&fault.traced, 1), left;
 
+    if (at >= 0 && at < (int)sizeof fault.trace - 1)
+        fault.trace[at] = letter;
     if ((fault.kinds & kind) == 0)
         return false;
     left = atomic_fetch_sub(&fault.left, 1);
@@ -65,7 +74,7 @@ static bool fault_here(int kind)
  * the first two. */
 ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at)
 {
-    if (fault_here(at < 8192 ? FAULT_META : FAULT_WRITE))
+    if (at < 8192 ? fault_here(FAULT_META, (fcntl(fd, F_GETFL) & O_DSYNC) ? 'M' : 'm') : fault_here(FAULT_WRITE, 'w'))
         return -1;
     return FAULT_REAL(ssize_t, "pwrite", int, const void *, size_t, off_t)(fd, bytes, n, at);
 }
@@ -77,40 +86,42 @@ ssize_t pwrite64(int fd, const void *bytes, size_t n, off_t at)
 
 ssize_t writev(int fd, const struct iovec *v, int n)
 {
-    if (fault_here(FAULT_WRITE))
+    if (fault_here(FAULT_WRITE, 'w'))
         return -1;
     return FAULT_REAL(ssize_t, "writev", int, const struct iovec *, int)(fd, v, n);
 }
 
 int fdatasync(int fd)
 {
-    return fault_here(FAULT_SYNC) ? -1 : FAULT_REAL(int, "fdatasync", int)(fd);
+    return fault_here(FAULT_SYNC, 'D') ? -1 : FAULT_REAL(int, "fdatasync", int)(fd);
 }
 
 int fsync(int fd)
 {
-    return fault_here(FAULT_SYNC) ? -1 : FAULT_REAL(int, "fsync", int)(fd);
+    return fault_here(FAULT_SYNC, 'F') ? -1 : FAULT_REAL(int, "fsync", int)(fd);
 }
 
 int sync_file_range(int fd, off_t at, off_t n, unsigned flags)
 {
-    return fault_here(FAULT_SYNC) ? -1
-                                  : FAULT_REAL(int, "sync_file_range", int, off_t, off_t, unsigned)(fd, at, n, flags);
+    return fault_here(FAULT_SYNC, 'g')
+               ? -1
+               : FAULT_REAL(int, "sync_file_range", int, off_t, off_t, unsigned)(fd, at, n, flags);
 }
 
 int rename(const char *from, const char *to)
 {
-    return fault_here(FAULT_RENAME) ? -1 : FAULT_REAL(int, "rename", const char *, const char *)(from, to);
+    return fault_here(FAULT_RENAME, 'R') ? -1 : FAULT_REAL(int, "rename", const char *, const char *)(from, to);
 }
 
 int unlinkat(int fd, const char *path, int flags)
 {
-    return fault_here(FAULT_UNLINK) ? -1 : FAULT_REAL(int, "unlinkat", int, const char *, int)(fd, path, flags);
+    return fault_here(FAULT_UNLINK, 'u') ? -1 : FAULT_REAL(int, "unlinkat", int, const char *, int)(fd, path, flags);
 }
 
 int fallocate(int fd, int mode, off_t at, off_t n)
 {
-    return fault_here(FAULT_ALLOCATE) ? -1 : FAULT_REAL(int, "fallocate", int, int, off_t, off_t)(fd, mode, at, n);
+    return fault_here(FAULT_ALLOCATE, 'a') ? -1
+                                           : FAULT_REAL(int, "fallocate", int, int, off_t, off_t)(fd, mode, at, n);
 }
 
 #endif

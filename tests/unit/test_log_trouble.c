@@ -177,6 +177,23 @@ static void test_disk_errors(void **state)
         disk_error(&errors[i]);
 }
 
+/* What makes a commit: all pages, then fdatasync, then the meta page through O_DSYNC; and only then is it told. */
+static void test_order_of_a_commit(void **state)
+{
+    struct fixture f;
+    size_t n;
+
+    (void)state;
+    fixture_open_fresh(&f);
+    fixture_commit_next(&f, 1);
+    fault_arm(0, 0, 0, false);
+    fixture_commit_next(&f, 1);
+    n = strspn(fault.trace, "w");
+    assert_true(n > 0);
+    assert_string_equal(fault.trace + n, "DM");
+    fixture_remove(&f);
+}
+
 /* A failed meta write poisons LMDB: even if it was for want of space, the retry is final. */
 static void test_meta_write_without_space(void **state)
 {
@@ -340,6 +357,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_size_max),
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_disk_errors),
+        cmocka_unit_test(test_order_of_a_commit),
         cmocka_unit_test(test_meta_write_without_space),
         cmocka_unit_test(test_allocation_error_is_final),
         cmocka_unit_test(test_no_memory_for_the_batch),

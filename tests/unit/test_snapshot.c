@@ -310,6 +310,23 @@ static void test_disk_trouble(void **state)
         }
 }
 
+/* File, rename, directory; the same for the sidecar; then the record; then the old files go. */
+static void test_order(void **state)
+{
+    struct fixture f;
+    size_t n;
+
+    (void)state;
+    open_fresh(&f);
+    assert_true(take(&f, 1, SMALL));
+    fault_arm(0, 0, 0, false);
+    assert_true(take(&f, 2, SMALL));
+    assert_int_equal(strncmp(fault.trace, "FRFFRF", 6), 0);
+    n = 6 + strspn(fault.trace + 6, "w");
+    assert_string_equal(fault.trace + n, "DMuu");
+    fixture_remove(&f);
+}
+
 /* The record of a snapshot is a commit: if that breaks, the process must end. */
 static void test_record_error_is_final(void **state)
 {
@@ -404,6 +421,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_close_while_finishing),
         cmocka_unit_test(test_damage),
         cmocka_unit_test(test_disk_trouble),
+        cmocka_unit_test(test_order),
         cmocka_unit_test(test_record_error_is_final),
         cmocka_unit_test(test_error_while_waiting),
         cmocka_unit_test(test_crash_at_each_call),
