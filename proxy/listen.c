@@ -1,0 +1,236 @@
+/* Listening, by Valkey's rules: an address with '-' before it may be missing on this machine, '*' is every address of IPv4, '::*' of IPv6.
+ *
+ * Each callback accepts a few connections and goes back to the loop, so that established clients are served first. When there are no more
+ * descriptors (EMFILE), accepting pauses and a timer tries again: a level-triggered event would spin. */
+#include "proxy/listen.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "log/base/diag.h"
+#include "proxy/session.h"
+#include "proxy/worker_state.h"
+
+enum { LISTEN_SOCKETS_MAX = CONFIG_BIND_MAX * 2 + 1, ACCEPTS_PER_TURN_MAX = 64, ACCEPT_RETRY_MS = 100 };
+
+struct socket_event {
+    struct listen *listen;
+    struct event *event;
+    int fd;
+    bool unix_socket;
+};
+struct listen {
+    struct worker *worker;
+    struct socket_event sockets[LISTEN_SOCKETS_MAX];
+    size_t count;
+    struct loop_timer *retry;
+    char path[CONFIG_TEXT_MAX]; /* Unix socket to remove; "" = none */
+};
+
+static void keepalive(int fd, int seconds)
+{
+    int on = 1, interval = seconds / 3 > 0 ? seconds / 3 : 1, probes = 3;
+
+    if (seconds == 0)
+        return;
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+}
+
+static void reject(struct worker *w, int fd)
+{
+    static const char text[] = "-ERR max number of clients reached\r\n";
+
+    w->sessions_rejected++;
+    (void)send(fd, text, sizeof text - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)close(fd);
+}
+
+static void set_accepting(struct listen *l, bool accepting)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        if (accepting)
+            (void)event_add(l->sockets[i].event, NULL);
+        else
+            (void)event_del(l->sockets[i].event);
+    }
+}
+
+static void on_retry(void *arg)
+{
+    set_accepting(arg, true);
+}
+
+static void on_connection(evutil_socket_t fd, short what, void *arg)
+{
+    struct socket_event *e = arg;
+    struct worker *w = e->listen->worker;
+
+    (void)what;
+    for (int i = 0; i < ACCEPTS_PER_TURN_MAX; i++) {
+        int client = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (client < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
+            diag_log(w->diag, DIAG_WARNING, "Accepting client connection: %s", strerror(errno));
+            set_accepting(e->listen, false);
+            loop_timer_once(e->listen->retry, ACCEPT_RETRY_MS);
+        }
+        if (client < 0)
+            return; /* EAGAIN, or a connection that is gone already */
+        if (w->session_count >= (size_t)w->config->maxclients || w->draining) {
+            reject(w, client);
+            continue;
+        }
+        if (!e->unix_socket)
+            keepalive(client, w->config->tcp_keepalive_s);
+        (void)session_new(w, client, e->unix_socket);
+    }
+}
+
+static void add_socket(struct listen *l, int fd, bool unix_socket)
+{
+    struct socket_event *e = &l->sockets[l->count++];
+
+    CHECK(l->count <= LISTEN_SOCKETS_MAX);
+    e->listen = l;
+    e->fd = fd;
+    e->unix_socket = unix_socket;
+    e->event = event_new(loop_base(l->worker->loop), fd, EV_READ | EV_PERSIST, on_connection, e);
+    CHECK(e->event != NULL);
+    (void)event_add(e->event, NULL);
+}
+
+static int bind_one(const struct addrinfo *a, int backlog)
+{
+    int one = 1, error, fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -1;
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (a->ai_family == AF_INET6)
+        (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+    if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, backlog) == 0)
+        return fd;
+    error = errno;
+    (void)close(fd);
+    errno = error;
+    return -1;
+}
+
+static bool may_be_missing(int error)
+{
+    return error == EADDRNOTAVAIL || error == EAFNOSUPPORT || error == EPROTONOSUPPORT || error == ENOPROTOOPT;
+}
+
+static bool bind_address(struct listen *l, const char *address, char *why, size_t why_size)
+{
+    const struct config *c = l->worker->config;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
+    bool optional = address[0] == '-';
+    const char *host = optional ? address + 1 : address;
+    char port[16];
+    int rc, fd, error;
+
+    (void)snprintf(port, sizeof port, "%d", c->port);
+    hints.ai_family = strcmp(host, "*") == 0 ? AF_INET : strchr(host, ':') != NULL ? AF_INET6 : AF_UNSPEC;
+    if (strcmp(host, "*") == 0 || strcmp(host, "::*") == 0)
+        rc = getaddrinfo(NULL, port, &hints, &found);
+    else
+        rc = getaddrinfo(host, port, &hints, &found);
+    if (rc != 0) {
+        (void)snprintf(why, why_size, "Could not create server TCP listening socket %s:%s: %s", host, port,
+                       gai_strerror(rc));
+        return optional;
+    }
+    fd = bind_one(found, c->tcp_backlog);
+    error = errno;
+    freeaddrinfo(found);
+    if (fd >= 0) {
+        add_socket(l, fd, false);
+        return true;
+    }
+    (void)snprintf(why, why_size, "Could not create server TCP listening socket %s:%s: bind: %s", host, port,
+                   strerror(error));
+    return optional && may_be_missing(error);
+}
+
+static bool bind_unix(struct listen *l, char *why, size_t why_size)
+{
+    const struct config *c = l->worker->config;
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    int fd = -1;
+
+    if (strlen(c->unixsocket) >= sizeof to.sun_path) {
+        (void)snprintf(why, why_size, "Failed opening Unix socket: path too long");
+        return false;
+    }
+    memcpy(to.sun_path, c->unixsocket, strlen(c->unixsocket) + 1);
+    (void)unlink(to.sun_path); /* left behind by a killed process */
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&to, sizeof to) != 0 ||
+        (c->unixsocketperm != 0 && chmod(to.sun_path, (mode_t)c->unixsocketperm) != 0) ||
+        listen(fd, c->tcp_backlog) != 0) {
+        (void)snprintf(why, why_size, "Failed opening Unix socket: bind: %s", strerror(errno));
+        if (fd >= 0)
+            (void)close(fd);
+        return false;
+    }
+    (void)snprintf(l->path, sizeof l->path, "%s", to.sun_path);
+    add_socket(l, fd, true);
+    return true;
+}
+
+struct listen *listen_new(struct worker *w, char *why, size_t why_size)
+{
+    struct listen *l = must_calloc(1, sizeof *l);
+    bool ok = true;
+
+    l->worker = w;
+    l->retry = loop_timer_new(w->loop, on_retry, l);
+    why[0] = '\0';
+    for (size_t i = 0; ok && w->config->port != 0 && i < w->config->bind_count; i++)
+        ok = bind_address(l, w->config->bind[i], why, why_size);
+    if (ok && w->config->unixsocket[0] != '\0')
+        ok = bind_unix(l, why, why_size);
+    if (ok && l->count == 0) {
+        if (why[0] == '\0')
+            (void)snprintf(why, why_size, "Configured to not listen anywhere");
+        ok = false;
+    }
+    if (ok)
+        return l;
+    listen_free(l);
+    return NULL;
+}
+
+void listen_pause(struct listen *l)
+{
+    loop_timer_stop(l->retry);
+    set_accepting(l, false);
+}
+
+void listen_free(struct listen *l)
+{
+    if (l == NULL)
+        return;
+    for (size_t i = 0; i < l->count; i++) {
+        event_free(l->sockets[i].event);
+        (void)close(l->sockets[i].fd);
+    }
+    if (l->path[0] != '\0')
+        (void)unlink(l->path);
+    loop_timer_free(l->retry);
+    free(l);
+}

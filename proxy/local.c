@@ -1,0 +1,207 @@
+/* The one table of commands with a treatment of their own. Everything that is not here goes by Valkey's flags (router.c).
+ *
+ * Names are matched as Valkey's COMMAND gives them; a cache from struct command to its row makes that one comparison. CLIENT subcommands that are
+ * not here are refused: they change the connection that carries them, which is not the client's. */
+#include "proxy/local.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "proxy/worker_state.h"
+
+#define REFUSED(name, why) {name, TREAT_REFUSED, 0, false, NULL, why}
+#define SUBSCRIBING(name, arity) {name, TREAT_SUBSCRIBE, arity, false, local_subscribe, "on the session's own connection"}
+
+static const char replicates[] = "Holdfast replicates";
+static const char own_connection[] = "on the session's own connection";
+static const char ours[] = "of this connection to Holdfast";
+
+static const struct local_row rows[] = {
+    {"auth", TREAT_AUTH, -2, false, local_auth, "by Valkey; users without full rights get a connection of their own"},
+    {"hello", TREAT_ALWAYS, -1, false, local_hello, ours},
+    {"reset", TREAT_RESET, 1, false, local_reset, ours},
+    {"quit", TREAT_QUIT, -1, false, local_quit, ours},
+    {"ping", TREAT_LOCAL, -1, true, local_ping, "answered at once; -LOADING while Valkey is away"},
+    {"select", TREAT_ALWAYS, 2, true, local_select, ours},
+    {"post", TREAT_ALWAYS, -1, false, local_close, "HTTP: the connection is closed"},
+    {"host:", TREAT_ALWAYS, -1, false, local_close, "HTTP: the connection is closed"},
+
+    {"multi", TREAT_MULTI, 1, false, NULL, own_connection},
+    {"exec", TREAT_EXEC, 1, false, NULL, "captured"},
+    {"discard", TREAT_DISCARD, 1, false, NULL, own_connection},
+    {"watch", TREAT_WATCH, -2, false, NULL, own_connection},
+    {"unwatch", TREAT_UNWATCH, 1, true, NULL, own_connection},
+    SUBSCRIBING("subscribe", -2),
+    SUBSCRIBING("unsubscribe", -1),
+    SUBSCRIBING("psubscribe", -2),
+    SUBSCRIBING("punsubscribe", -1),
+    SUBSCRIBING("ssubscribe", -2),
+    SUBSCRIBING("sunsubscribe", -1),
+    {"monitor", TREAT_MONITOR, 1, false, local_monitor, "without Holdfast's markers"},
+
+    {"script|load", TREAT_CAPTURED, 3, true, NULL, "captured on a sync connection"},
+    {"script|flush", TREAT_CAPTURED, -2, true, NULL, "captured on a sync connection"},
+    {"script|kill", TREAT_CONTROL, 2, false, NULL, "past the busy script"},
+    {"function|kill", TREAT_CONTROL, 2, false, NULL, "past the busy function"},
+    {"function|load", TREAT_CAPTURED, -3, true, NULL, "captured"},
+    {"function|delete", TREAT_CAPTURED, 3, true, NULL, "captured"},
+    {"function|flush", TREAT_CAPTURED, -2, true, NULL, "captured"},
+    {"function|restore", TREAT_CAPTURED, -3, true, NULL, "captured"},
+
+    {"client|id", TREAT_ALWAYS, 2, true, local_client_id, ours},
+    {"client|getname", TREAT_ALWAYS, 2, false, local_client_getname, ours},
+    {"client|setname", TREAT_ALWAYS, 3, true, local_client_setname, ours},
+    {"client|setinfo", TREAT_ALWAYS, 4, true, local_client_setinfo, ours},
+    {"client|info", TREAT_ALWAYS, 2, false, local_client_info, ours},
+    {"client|list", TREAT_ALWAYS, -2, false, local_client_list, "the connections to Holdfast"},
+    {"client|kill", TREAT_ALWAYS, -3, false, local_client_kill, "the connections to Holdfast"},
+    {"client|help", TREAT_ALWAYS, 2, false, local_client_help, ""},
+    {"client|capa", TREAT_ALWAYS, -3, true, local_client_capa, "accepted, without effect"},
+    {"client|reply", TREAT_ALWAYS, 3, false, local_client_reply, ours},
+    {"client|durability", TREAT_ALWAYS, -2, false, local_client_durability, "SYNC, ASYNC, OFF or DEFAULT for this connection; GET"},
+    {"client|unblock", TREAT_LOCAL, -3, false, local_client_unblock, "by Holdfast's ids"},
+    {"client|tracking", TREAT_STATE, -3, false, local_client_tracking, own_connection},
+    {"client|caching", TREAT_STATE, 3, false, NULL, own_connection},
+    {"client|getredir", TREAT_STATE, 2, false, NULL, "the id is Valkey's"},
+    {"client|trackinginfo", TREAT_STATE, 2, false, NULL, own_connection},
+    {"client|no-touch", TREAT_STATE, 3, false, local_client_flag, own_connection},
+    {"client|no-evict", TREAT_STATE, 3, false, local_client_flag, own_connection},
+    REFUSED("client|pause", "it would also pause Holdfast"),
+    REFUSED("client|unpause", "CLIENT PAUSE is not available either"),
+    REFUSED("client|import-source", "imports must pass through the log"),
+    REFUSED("client|*", "unknown to this version of Holdfast"),
+
+    {"config|get", TREAT_LOCAL, -3, true, local_config_get, "Valkey's settings and Holdfast's; Holdfast's win"},
+    {"config|set", TREAT_LOCAL, -4, false, local_config_set, "both, all or nothing; not those that Holdfast relies on"},
+    {"info", TREAT_LOCAL, -1, true, local_info, "Valkey's, and a section Durability"},
+    {"proxy", TREAT_ALWAYS, -2, false, local_proxy, "COMMANDS, INFO, HELP"},
+    {"acl|whoami", TREAT_LOCAL, 2, true, local_whoami, ours},
+    {"acl|setuser", TREAT_LOCAL, -3, false, local_acl, "by Valkey; rights are looked at again"},
+    {"acl|deluser", TREAT_LOCAL, -3, false, local_acl, "by Valkey; rights are looked at again"},
+    {"acl|load", TREAT_LOCAL, 2, false, local_acl, "by Valkey; rights are looked at again"},
+    {"module|load", TREAT_LOCAL, -3, false, local_module, "by Valkey; the commands are read again"},
+    {"module|loadex", TREAT_LOCAL, -3, false, local_module, "by Valkey; the commands are read again"},
+    {"module|unload", TREAT_LOCAL, 3, false, local_module, "by Valkey; the commands are read again"},
+    {"wait", TREAT_LOCAL, 3, true, local_wait, "other zones in which this connection's writes are durable"},
+    {"waitaof", TREAT_LOCAL, 4, true, local_waitaof, "the log instead of the append-only file"},
+
+    REFUSED("replicaof", replicates),
+    REFUSED("slaveof", replicates),
+    REFUSED("failover", replicates),
+    REFUSED("psync", replicates),
+    REFUSED("sync", replicates),
+    REFUSED("replconf", replicates),
+    REFUSED("debug", "it can change or stop Valkey behind the log's back"),
+    REFUSED("shutdown", "stop Holdfast instead"),
+    REFUSED("migrate", "it would move keys behind the log's back"),
+    REFUSED("restore-asking", "it belongs to cluster mode"),
+    REFUSED("asking", "it belongs to cluster mode"),
+    REFUSED("readonly", "it belongs to cluster mode"),
+    REFUSED("readwrite", "it belongs to cluster mode"),
+    REFUSED("pfdebug", "it is for Valkey's own tests"),
+    REFUSED("cluster|addslots", "it belongs to cluster mode"),
+    REFUSED("cluster|addslotsrange", "it belongs to cluster mode"),
+    REFUSED("cluster|delslots", "it belongs to cluster mode"),
+    REFUSED("cluster|delslotsrange", "it belongs to cluster mode"),
+    REFUSED("cluster|failover", "it belongs to cluster mode"),
+    REFUSED("cluster|flushslots", "it belongs to cluster mode"),
+    REFUSED("cluster|forget", "it belongs to cluster mode"),
+    REFUSED("cluster|meet", "it belongs to cluster mode"),
+    REFUSED("cluster|replicate", "it belongs to cluster mode"),
+    REFUSED("cluster|reset", "it belongs to cluster mode"),
+    REFUSED("cluster|set-config-epoch", "it belongs to cluster mode"),
+    REFUSED("cluster|bumpepoch", "it belongs to cluster mode"),
+    REFUSED("cluster|setslot", "it belongs to cluster mode"),
+};
+static const struct local_row by_flags = {"", TREAT_BY_FLAGS, 0, true, NULL, ""};
+
+const struct local_row *local_rows(size_t *count)
+{
+    *count = sizeof rows / sizeof rows[0];
+    return rows;
+}
+
+static const struct local_row *find(const char *name)
+{
+    const struct local_row *any = NULL;
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        size_t n = strlen(rows[i].name);
+
+        if (strcmp(rows[i].name, name) == 0)
+            return &rows[i];
+        if (rows[i].name[n - 1] == '*' && strncmp(rows[i].name, name, n - 1) == 0)
+            any = &rows[i];
+    }
+    return any != NULL ? any : &by_flags;
+}
+
+/* "client", "SetName" ─▶ "client|setname". What Valkey does not list is looked for with and without its second word. */
+static const struct local_row *find_by_args(const struct argv *a)
+{
+    char name[128], one[64], two[64];
+    const struct local_row *row = &by_flags;
+
+    if (a->count == 0 || !argv_text(a, 0, one, sizeof one))
+        return row;
+    for (char *c = one; *c != '\0'; c++)
+        *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
+    if (a->count > 1 && argv_text(a, 1, two, sizeof two)) {
+        for (char *c = two; *c != '\0'; c++)
+            *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
+        (void)snprintf(name, sizeof name, "%s|%s", one, two);
+        row = find(name);
+    }
+    return row->treatment == TREAT_BY_FLAGS || row->name[strlen(row->name) - 1] == '*' ? find(one) : row;
+}
+
+const struct local_row *local_row(struct worker *w, const struct command *c, const struct argv *a)
+{
+    struct row_cache *slot;
+
+    /* Not in Valkey's table: CLIENT DURABILITY, PROXY, HTTP, or anything while Valkey is away. */
+    if (c == NULL || ((c->flags & CMD_CONTAINER) != 0 && a->count > 1))
+        return find_by_args(a);
+    slot = &w->rows[((uintptr_t)c >> 4) * 0x9E3779B97F4A7C15u >> 54];
+    if (slot->command != c) {
+        slot->command = c;
+        slot->row = find(c->name);
+    }
+    return slot->row;
+}
+
+void local_forget(struct worker *w)
+{
+    memset(w->rows, 0, sizeof w->rows);
+}
+
+/* ---- shared by the answers ---- */
+
+enum dispatch local_ok(struct session *s)
+{
+    session_answer(session_task(s, OP_LOCAL), "+OK\r\n", 5);
+    return DISPATCHED;
+}
+
+enum dispatch local_error(struct session *s, const char *text)
+{
+    session_say(s, text);
+    return DISPATCHED;
+}
+
+enum dispatch local_reply(struct session *s, struct buf *reply)
+{
+    session_answer_buf(session_task(s, OP_LOCAL), reply);
+    return DISPATCHED;
+}
+
+bool argv_text(const struct argv *a, size_t i, char *out, size_t size)
+{
+    size_t n;
+
+    if (i >= a->count || (n = argv_len(a, i)) >= size || memchr(argv_at(a, i), '\0', n) != NULL)
+        return false;
+    memcpy(out, argv_at(a, i), n);
+    out[n] = '\0';
+    return true;
+}

@@ -1,0 +1,269 @@
+/* CONFIG GET and SET over two sets of settings: ours and Valkey's. A name that both know is ours.
+ *
+ *   CONFIG GET max*       Valkey is asked; its pairs, without those that are ours, and then ours
+ *   CONFIG SET a 1 b 2    ours are tried on a copy; then Valkey is told its own; only if it says OK do ours take effect: all or nothing */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "proxy/local.h"
+#include "proxy/users.h"
+#include "proxy/worker_state.h"
+
+enum { NAME_BYTES = 128, VALUE_BYTES = 4096, BACKLOG_BYTES_MIN = 64 << 20, PATTERNS_MAX = 64 };
+
+/* ---- GET ---- */
+
+struct merge {
+    struct buf pairs;
+    size_t count;
+    char seen[128][48]; /* ours, already given for an earlier pattern */
+    size_t seen_count;
+};
+
+static void add_pair(void *arg, const char *name, const char *value)
+{
+    struct merge *m = arg;
+
+    for (size_t i = 0; i < m->seen_count; i++)
+        if (strcmp(m->seen[i], name) == 0)
+            return;
+    if (m->seen_count < sizeof m->seen / sizeof m->seen[0])
+        (void)snprintf(m->seen[m->seen_count++], sizeof m->seen[0], "%s", name);
+    resp_bulk_text(&m->pairs, name);
+    resp_bulk_text(&m->pairs, value);
+    m->count++;
+}
+
+/* One bulk string of a reply that the splitter has framed. */
+static bool next_bulk(struct cursor *c, const char **text, size_t *n)
+{
+    const char *end = memchr(c->at, '\n', c->left);
+
+    if (c->left == 0 || *c->at != '$' || end == NULL)
+        return false;
+    *n = (size_t)strtoul(c->at + 1, NULL, 10);
+    (void)cursor_bytes(c, (size_t)(end - c->at) + 1);
+    *text = cursor_bytes(c, *n);
+    (void)cursor_bytes(c, 2);
+    return !c->bad;
+}
+
+static bool is_ours(const char *name, size_t n)
+{
+    char text[NAME_BYTES];
+
+    if (n >= sizeof text)
+        return false;
+    memcpy(text, name, n);
+    text[n] = '\0';
+    return config_known(text);
+}
+
+/* Valkey's pairs without ours; false if the reply is not what we know. */
+static bool take_pairs(struct merge *m, const char *reply, size_t n)
+{
+    struct cursor c = cursor_of(reply, n);
+    const char *end = memchr(reply, '\n', n), *name, *value;
+    size_t pairs, name_n, value_n;
+
+    if (end == NULL || (reply[0] != '*' && reply[0] != '%'))
+        return false;
+    pairs = (size_t)strtoul(reply + 1, NULL, 10) / (reply[0] == '*' ? 2 : 1);
+    (void)cursor_bytes(&c, (size_t)(end - reply) + 1);
+    for (size_t i = 0; i < pairs; i++) {
+        if (!next_bulk(&c, &name, &name_n) || !next_bulk(&c, &value, &value_n))
+            return false;
+        if (is_ours(name, name_n))
+            continue;
+        resp_bulk(&m->pairs, name, name_n);
+        resp_bulk(&m->pairs, value, value_n);
+        m->count++;
+    }
+    return true;
+}
+
+static void on_config_get(struct task *t, const char *reply, size_t n)
+{
+    struct merge *m;
+    struct buf out = {0};
+    const char *at = buf_head(&t->extra);
+    size_t left = t->extra.len;
+
+    if (reply[0] == '-') {
+        session_answer(t, reply, n);
+        return;
+    }
+    m = must_calloc(1, sizeof *m);
+    if (!take_pairs(m, reply, n)) {
+        session_answer(t, reply, n);
+    } else {
+        while (left > 0) { /* the patterns, each ended by a NUL */
+            config_get(t->worker->config, at, add_pair, m);
+            left -= strlen(at) + 1;
+            at += strlen(at) + 1;
+        }
+        resp_map(&out, m->count, t->op.proto);
+        buf_append(&out, buf_head(&m->pairs), m->pairs.len);
+        session_answer_buf(t, &out);
+    }
+    buf_free(&m->pairs);
+    free(m);
+}
+
+enum dispatch local_config_get(struct session *s, const struct argv *a)
+{
+    char pattern[NAME_BYTES];
+    struct buf patterns = {0};
+    enum dispatch done;
+    struct task *t;
+
+    for (size_t i = 2; i < a->count && i < PATTERNS_MAX; i++)
+        if (argv_text(a, i, pattern, sizeof pattern))
+            buf_append(&patterns, pattern, strlen(pattern) + 1);
+    done = session_forward(s, a, on_config_get, &t);
+    if (done == DISPATCHED && t != NULL)
+        buf_move(&t->extra, &patterns);
+    buf_free(&patterns);
+    return done;
+}
+
+/* ---- SET ---- */
+
+/* What Holdfast relies on in Valkey. NULL: may be set. */
+static const char *objection(const char *name, const char *value)
+{
+    static const char *const kept[] = {"replica", "slave", "primary", "master", "repl-diskless-load", "databases",
+                                       "cluster-enabled", "rename-command"};
+    char *unit;
+    double bytes;
+
+    for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
+        if (strncasecmp(name, kept[i], strlen(kept[i])) == 0)
+            return "Holdfast relies on it";
+    if (strcasecmp(name, "repl-backlog-size") == 0) {
+        bytes = strtod(value, &unit);
+        bytes *= strncasecmp(unit, "g", 1) == 0 ? 1 << 30 : strncasecmp(unit, "m", 1) == 0 ? 1 << 20
+                 : strncasecmp(unit, "k", 1) == 0 ? 1 << 10 : 1;
+        if (!(bytes >= BACKLOG_BYTES_MIN))
+            return "Holdfast needs at least 64mb";
+    }
+    return NULL;
+}
+
+static enum dispatch set_failed(struct session *s, const char *name, const char *why)
+{
+    char text[512];
+
+    if (strncmp(why, "Unknown option", 14) == 0)
+        (void)snprintf(text, sizeof text, "ERR %s - '%.128s'", why, name);
+    else
+        (void)snprintf(text, sizeof text, "ERR CONFIG SET failed (possibly related to argument '%.128s') - %.256s", name,
+                       why);
+    return local_error(s, text);
+}
+
+/* extra: name NUL value NUL ... */
+static void apply(struct worker *w, const struct buf *ours)
+{
+    const char *at = buf_head(ours), *value;
+    size_t left = ours->len, n;
+    char why[256];
+
+    while (left > 0) {
+        value = at + strlen(at) + 1;
+        n = strlen(at) + strlen(value) + 2;
+        if (!config_set(w->config, at, value, true, why, sizeof why))
+            diag_log(w->diag, DIAG_WARNING, "CONFIG SET %s: %s", at, why); /* it was tried on a copy: cannot be */
+        left -= n;
+        at += n;
+    }
+    worker_reconfigure(w);
+}
+
+static void on_config_set(struct task *t, const char *reply, size_t n)
+{
+    if (reply[0] == '+') {
+        apply(t->worker, &t->extra);
+        users_ask(t->worker->users); /* requirepass */
+    }
+    session_answer(t, reply, n);
+}
+
+/* Sorts the pairs into ours (tried on a copy) and Valkey's. false: an error was answered. */
+static bool sort_pairs(struct session *s, const struct argv *a, struct buf *ours, struct buf *theirs, size_t *count)
+{
+    struct config *trial = must_calloc(1, sizeof *trial);
+    char name[NAME_BYTES], value[VALUE_BYTES], why[256];
+    bool ok = true;
+
+    *trial = *s->worker->config;
+    for (size_t i = 2; ok && i < a->count; i += 2) {
+        bool plain = argv_text(a, i + 1, value, sizeof value);
+        const char *no = NULL;
+
+        if (!argv_text(a, i, name, sizeof name)) {
+            (void)set_failed(s, "", "Unknown option or number of arguments for CONFIG SET");
+            ok = false;
+        } else if (config_known(name)) {
+            if (!plain)
+                (void)snprintf(why, sizeof why, "value too long");
+            if (!plain || !config_set(trial, name, value, true, why, sizeof why)) {
+                (void)set_failed(s, name, why);
+                ok = false;
+            }
+            buf_append(ours, name, strlen(name) + 1);
+            buf_append(ours, value, plain ? strlen(value) + 1 : 0);
+        } else if ((no = objection(name, plain ? value : "")) != NULL) {
+            (void)set_failed(s, name, no);
+            ok = false;
+        } else {
+            argv_bulk(theirs, argv_at(a, i), argv_len(a, i));
+            argv_bulk(theirs, argv_at(a, i + 1), argv_len(a, i + 1));
+            *count += 2;
+        }
+    }
+    free(trial);
+    return ok;
+}
+
+static enum dispatch set_theirs(struct session *s, const struct buf *theirs, size_t count, struct buf *ours)
+{
+    struct buf command = {0};
+    enum dispatch done;
+    struct task *t;
+
+    argv_header(&command, count + 2);
+    argv_bulk(&command, "CONFIG", 6);
+    argv_bulk(&command, "SET", 3);
+    buf_append(&command, buf_head(theirs), theirs->len);
+    done = session_forward(s, &(struct argv){buf_head(&command), command.len, NULL, 0}, on_config_set, &t);
+    if (done == DISPATCHED && t != NULL)
+        buf_move(&t->extra, ours);
+    buf_free(&command);
+    return done;
+}
+
+enum dispatch local_config_set(struct session *s, const struct argv *a)
+{
+    struct buf ours = {0}, theirs = {0};
+    enum dispatch done = DISPATCHED;
+    size_t count = 0;
+
+    if (a->count % 2 != 0)
+        return local_error(s, "ERR wrong number of arguments for 'config|set' command");
+    if (sort_pairs(s, a, &ours, &theirs, &count)) {
+        if (count > 0) {
+            done = set_theirs(s, &theirs, count, &ours);
+        } else if (!session_full(s)) {
+            done = local_error(s, "NOPERM Holdfast's settings can be changed by users with full rights only");
+        } else {
+            apply(s->worker, &ours);
+            done = local_ok(s);
+        }
+    }
+    buf_free(&ours);
+    buf_free(&theirs);
+    return done;
+}

@@ -1,0 +1,343 @@
+/* The life of a session: accepted, reading, running commands, closing.
+ *
+ *   OPEN ──QUIT, protocol error, lost state──▶ FINISHING ──all answered and sent──▶ CLOSED
+ *     └──────── EOF, error, limits, CLIENT KILL ──────────────────────────────────▶ CLOSED
+ *
+ * Invariants: while a command is held, nothing is parsed; what comes meanwhile goes to `stash`, and reading pauses when that is full (not
+ * before: the end of a client that waits in BLPOP must be noticed); a session is in the run
+ * queue at most once; everything that lets it go on (an answer, room, a connection) only kicks it, and it runs from the worker's hook. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "log/base/stream.h"
+#include "proxy/lane.h"
+#include "proxy/pinned.h"
+#include "proxy/session.h"
+#include "proxy/users.h"
+#include "proxy/worker_state.h"
+
+/* ---- reading ---- */
+
+static void held_free(struct held *h)
+{
+    if (h == NULL)
+        return;
+    buf_free(&h->request);
+    free(h->args);
+    free(h);
+}
+
+static void hold_command(struct session *s, const struct argv *a)
+{
+    struct held *h = must_calloc(1, sizeof *h);
+
+    buf_append(&h->request, a->bytes, a->n);
+    h->args = malloc(a->count * sizeof *h->args);
+    if (h->request.failed || h->args == NULL) {
+        held_free(h);
+        s->doom = "out of memory for a command";
+        session_kick(s);
+        return;
+    }
+    memcpy(h->args, a->arg, a->count * sizeof *h->args);
+    h->count = a->count;
+    h->since_ms = loop_now_ms(s->worker->loop);
+    s->held = h;
+}
+
+/* Parses and dispatches until a command has to wait. Returns how many bytes were used. */
+static size_t parse(struct session *s, const char *bytes, size_t n)
+{
+    struct worker *w = s->worker;
+    size_t at = 0;
+
+    while (at < n && s->state == SESSION_OPEN && s->held == NULL && s->doom == NULL) {
+        bool strict = session_authentication(s) == AUTH_NEEDED;
+        const char *error = NULL;
+        struct argv a;
+        size_t used = 0;
+
+        switch (resp_parse(w->pool, &s->parser, bytes + at, n - at, &used, strict, &a, &error)) {
+        case RESP_MORE:
+            return n;
+        case RESP_ERROR:
+            session_say(s, error);
+            session_finish(s);
+            return n;
+        case RESP_COMMAND:
+            at += used;
+            if (session_dispatch(s, &a) == NOT_NOW)
+                hold_command(s, &a);
+            break;
+        }
+    }
+    return s->state == SESSION_OPEN ? at : n;
+}
+
+static void on_data(void *arg, const char *bytes, size_t n)
+{
+    struct session *s = arg;
+    size_t used = 0;
+
+    s->active_ms = loop_now_ms(s->worker->loop);
+    s->in_bytes += n;
+    s->worker->in_bytes += n;
+    if (s->held == NULL && s->stash.len == 0)
+        used = parse(s, bytes, n);
+    if (s->state != SESSION_OPEN)
+        return;
+    buf_append(&s->stash, bytes + used, n - used);
+    stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
+}
+
+void session_run(struct session *s)
+{
+    struct held *h = s->held;
+
+    if (s->doom != NULL) {
+        session_close(s, s->doom);
+        return;
+    }
+    if (s->state != SESSION_OPEN)
+        return;
+    s->hold = HOLD_NONE;
+    if (h != NULL) {
+        struct argv a = {buf_head(&h->request), h->request.len, h->args, h->count};
+
+        if (session_dispatch(s, &a) == NOT_NOW)
+            return;
+        s->held = NULL;
+        held_free(h);
+    }
+    if (s->state == SESSION_OPEN && s->stash.len > 0) {
+        size_t used = parse(s, buf_head(&s->stash), s->stash.len);
+
+        if (s->state != SESSION_OPEN)
+            return;
+        buf_consume(&s->stash, used);
+    }
+    if (s->state != SESSION_OPEN)
+        return;
+    if (s->stash.len == 0)
+        buf_free(&s->stash);
+    stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
+}
+
+void session_kick(struct session *s)
+{
+    if (s->runs || s->state == SESSION_CLOSED)
+        return;
+    s->runs = true;
+    TAILQ_INSERT_TAIL(&s->worker->run, s, in_run);
+}
+
+void session_wait(struct session *s)
+{
+    if (s->waits || s->state == SESSION_CLOSED)
+        return;
+    s->waits = true;
+    TAILQ_INSERT_TAIL(&s->worker->waiting, s, in_waiting);
+}
+
+/* ---- facts ---- */
+
+enum durability session_mode(const struct session *s)
+{
+    switch (s->choice) {
+    case CHOICE_OFF:
+        return DURABILITY_OFF;
+    case CHOICE_ASYNC:
+        return DURABILITY_ASYNC;
+    case CHOICE_SYNC:
+        return DURABILITY_SYNC;
+    case CHOICE_DEFAULT:
+        break;
+    }
+    return (enum durability)atomic_load_explicit(&s->worker->set.gate->mode, memory_order_relaxed);
+}
+
+void session_count_sync(struct session *s)
+{
+    struct worker *w = s->worker;
+    bool sync = s->state != SESSION_CLOSED && session_mode(s) == DURABILITY_SYNC;
+
+    if (sync == s->counted_sync)
+        return;
+    s->counted_sync = sync;
+    w->sync_sessions += sync ? 1u : UINT64_MAX;
+    worker_post(w, TO_CORE_SYNC_SESSIONS, NULL, w->sync_sessions);
+}
+
+bool session_stateful(const struct session *s)
+{
+    return s->watching || s->tracking || s->no_touch || s->no_evict || s->monitoring ||
+           s->channels + s->shard_channels > 0;
+}
+
+/* Authenticated stays so, as in Valkey, when the default user gets a password later. */
+enum authentication session_authentication(struct session *s)
+{
+    const struct user_rights *r;
+
+    if (s->authenticated)
+        return AUTH_DONE;
+    if (!users_known(s->worker->users))
+        return AUTH_UNKNOWN;
+    r = user_rights(users_default(s->worker->users));
+    if (!r->on || !r->nopass)
+        return AUTH_NEEDED;
+    s->authenticated = true;
+    return AUTH_DONE;
+}
+
+bool session_full(const struct session *s)
+{
+    const struct user *u = s->user != NULL ? s->user : users_default(s->worker->users);
+
+    return s->authenticated && user_rights(u)->full;
+}
+
+/* ---- life ---- */
+
+static void on_closed(void *arg, const char *why)
+{
+    session_close(arg, why);
+}
+
+static void on_sent(void *arg)
+{
+    struct session *s = arg;
+
+    s->soft_since_ms = 0;
+    if (s->hold == HOLD_ROOM && !session_over_limit(s))
+        session_kick(s);
+}
+
+static const struct stream_events session_events = {.data = on_data, .closed = on_closed, .sent = on_sent};
+
+struct session *session_new(struct worker *w, int fd, bool unix_socket)
+{
+    struct session *s = must_calloc(1, sizeof *s);
+
+    s->worker = w;
+    s->id = ++w->next_session_id;
+    s->proto = 2;
+    s->unix_socket = unix_socket;
+    s->created_ms = s->active_ms = loop_now_ms(w->loop);
+    TAILQ_INIT(&s->ops);
+    TAILQ_INSERT_TAIL(&w->sessions, s, in_worker);
+    w->session_count++;
+    w->sessions_total++;
+    s->stream = stream_accepted(w->loop, fd, &session_events, s);
+    session_count_sync(s);
+    return s;
+}
+
+void session_finish(struct session *s)
+{
+    if (s->state == SESSION_CLOSED)
+        return;
+    s->state = SESSION_FINISHING;
+    stream_pause(s->stream, true);
+    if (s->op_count == 0)
+        stream_finish(s->stream); /* closed("finished") follows */
+}
+
+static void release(void *object)
+{
+    struct session *s = object;
+
+    free(s->name);
+    free(s->lib_name);
+    free(s->lib_ver);
+    free(s);
+}
+
+/* What others still hold stays with them, without a session: a lane's cookie until its reply, the core's op until RELEASE. */
+static void abandon_tasks(struct session *s)
+{
+    struct op *op;
+
+    while ((op = TAILQ_FIRST(&s->ops)) != NULL) {
+        TAILQ_REMOVE(&s->ops, op, in_session);
+        s->op_count--;
+        op->session = NULL;
+        if (task_of(op)->place == TASK_HERE)
+            task_free(task_of(op));
+    }
+}
+
+void session_close(struct session *s, const char *why)
+{
+    struct worker *w = s->worker;
+
+    if (s->state == SESSION_CLOSED)
+        return;
+    s->state = SESSION_CLOSED;
+    diag_log(w->diag, DIAG_VERBOSE, "Client id=%llu closed: %s", (unsigned long long)s->id, why);
+    session_count_sync(s);
+    stream_close(s->stream);
+    abandon_tasks(s);
+    pinned_close(s, false);
+    tx_end(s);
+    resp_parser_drop(w->pool, s->parser);
+    s->parser = NULL;
+    buf_free(&s->stash);
+    held_free(s->held);
+    s->held = NULL;
+    if (s->user != NULL)
+        users_drop(w->users, s->user);
+    s->user = NULL;
+    if (s->runs)
+        TAILQ_REMOVE(&w->run, s, in_run);
+    if (s->waits)
+        TAILQ_REMOVE(&w->waiting, s, in_waiting);
+    TAILQ_REMOVE(&w->sessions, s, in_worker);
+    w->session_count--;
+    loop_bury(w->loop, s, release);
+}
+
+void session_reset(struct session *s)
+{
+    CHECK(s->uncame == 0);
+    pinned_close(s, false);
+    tx_end(s);
+    s->watching = s->tracking = s->monitoring = s->no_touch = s->no_evict = s->reply_off = s->skip_next = false;
+    s->channels = s->shard_channels = 0;
+    s->proto = 2;
+    s->db = 0;
+    s->choice = CHOICE_DEFAULT;
+    session_count_sync(s);
+    free(s->name);
+    s->name = NULL;
+    if (s->user != NULL)
+        users_drop(s->worker->users, s->user);
+    s->user = NULL;
+    s->authenticated = false;
+}
+
+size_t session_memory(const struct session *s)
+{
+    return sizeof *s + s->stash.cap + resp_parser_bytes(s->parser) + stream_pending(s->stream) + s->inflight_bytes +
+           s->op_count * sizeof(struct task);
+}
+
+void session_tick(struct session *s, uint64_t now_ms)
+{
+    const struct config *c = s->worker->config;
+    bool pubsub = s->channels + s->shard_channels > 0;
+    const struct output_limit *limit = &c->output_limit[pubsub ? OUTPUT_PUBSUB : OUTPUT_NORMAL];
+
+    if (s->soft_since_ms != 0 && now_ms - s->soft_since_ms > limit->soft_seconds * 1000u) {
+        session_close(s, "output buffer soft limit overcome");
+        return;
+    }
+    if (s->op_count > 0 || now_ms - s->active_ms < IDLE_TRIM_MS)
+        return;
+    if (c->timeout_s > 0 && !pubsub && !s->monitoring && now_ms - s->active_ms > (uint64_t)c->timeout_s * 1000u) {
+        session_close(s, "idle");
+        return;
+    }
+    if (stream_pending(s->stream) == 0 && now_ms - s->active_ms < 2 * IDLE_TRIM_MS + WORKER_TICK_MS)
+        buf_free(stream_out(s->stream));
+}

@@ -1,0 +1,428 @@
+/* From a parsed command to its way: facts for the router, then what the route asks for.
+ *
+ * Clause 5 of the release rule lives here (session_needs): a command goes to another connection than its predecessor only when Valkey has answered
+ * all earlier ones of the session.
+ *
+ *   SET a 1 (sync: writer lane)  SET b 2 (the same: pipelined)  GET a (a shared lane: held until both replies have come)
+ *
+ * A command that has to wait is NOT_NOW: nothing was done, and it is dispatched again, from the beginning, when the session is kicked. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log/base/clock.h"
+#include "log/base/hash.h"
+#include "log/base/stream.h"
+#include "proxy/canon.h"
+#include "proxy/lane.h"
+#include "proxy/local.h"
+#include "proxy/pinned.h"
+#include "proxy/session.h"
+#include "proxy/users.h"
+#include "proxy/worker_state.h"
+
+enum { ERROR_BYTES_MAX = 512 };
+
+/* ---- waiting ---- */
+
+bool session_over_limit(const struct session *s)
+{
+    return s->op_count >= SESSION_OPS_MAX || s->inflight_bytes >= SESSION_INFLIGHT_BYTES_MAX ||
+           stream_pending(s->stream) >= SESSION_OUT_BYTES_MAX;
+}
+
+enum dispatch session_hold(struct session *s, enum hold why)
+{
+    s->hold = why;
+    if (why == HOLD_READY)
+        session_wait(s);
+    return NOT_NOW;
+}
+
+enum hold session_needs(const struct session *s, enum via via)
+{
+    return s->uncame > 0 && (s->barrier || s->via != via) ? HOLD_CAME : HOLD_NONE;
+}
+
+static const char *loading_text(const struct worker *w, char *out, size_t size)
+{
+    int percent = atomic_load(&w->set.gate->progress_percent);
+    int state = atomic_load(&w->set.gate->state);
+
+    if (w->draining || state == GATE_DRAINING)
+        (void)snprintf(out, size, "LOADING Holdfast is shutting down");
+    else if (state != GATE_OPEN && percent > 0)
+        (void)snprintf(out, size, "LOADING Holdfast is rebuilding Valkey from its log (%d%%)", percent);
+    else
+        (void)snprintf(out, size, "LOADING Valkey is not available, Holdfast is waiting for it");
+    return out;
+}
+
+/* No connection yet: wait a little, then say so. */
+enum dispatch session_wait_ready(struct session *s)
+{
+    char text[128];
+
+    if (s->held == NULL || loop_now_ms(s->worker->loop) - s->held->since_ms < SESSION_HOLD_MS_MAX)
+        return session_hold(s, HOLD_READY);
+    session_say(s, loading_text(s->worker, text, sizeof text));
+    return DISPATCHED;
+}
+
+/* ---- ways ---- */
+
+static void keys_of(struct session *s, struct task *t, const struct command *c, const struct argv *a)
+{
+    if (c == NULL)
+        t->op.keys.all = true;
+    else
+        command_keys(s->worker->commands, c, a, t->op.db, &t->op.keys);
+}
+
+static enum dispatch choose_lane(struct session *s, struct lane **out)
+{
+    struct lane *l = lanes_of(s->worker->lanes, s);
+
+    if (session_needs(s, VIA_LANE) != HOLD_NONE || (l != s->lane && s->uncame > 0))
+        return session_hold(s, HOLD_CAME);
+    if (l == NULL || !lane_usable(l))
+        return session_wait_ready(s);
+    s->lane = *out = l;
+    return DISPATCHED;
+}
+
+/* DISPATCHED with *out == NULL: it was answered with an error. */
+enum dispatch session_to_lane(struct session *s, enum op_kind kind, const struct command *c, const struct argv *a,
+                              task_reply_fn *on_reply, struct task **out)
+{
+    struct lane *l = NULL;
+    struct task *t;
+
+    *out = NULL;
+    if (choose_lane(s, &l) == NOT_NOW)
+        return NOT_NOW;
+    if (l == NULL)
+        return DISPATCHED;
+    t = session_task(s, kind);
+    t->on_reply = on_reply;
+    if (kind == OP_READ && t->op.sync)
+        keys_of(s, t, c, a);
+    session_sent(s, t, TASK_LANE, VIA_LANE);
+    lane_ask(l, t, a->bytes, a->n);
+    *out = t;
+    return DISPATCHED;
+}
+
+enum dispatch session_to_control(struct session *s, const char *resp, size_t n, task_reply_fn *on_reply,
+                                 struct task **out)
+{
+    struct lane *l = lanes_control(s->worker->lanes);
+    struct task *t;
+
+    *out = NULL;
+    if (session_needs(s, VIA_CONTROL) != HOLD_NONE)
+        return session_hold(s, HOLD_CAME);
+    if (!lane_usable(l))
+        return session_wait_ready(s);
+    t = session_task(s, OP_NEUTRAL);
+    t->on_reply = on_reply;
+    t->op.db = 0;
+    session_sent(s, t, TASK_LANE, VIA_CONTROL);
+    lane_ask(l, t, resp, n);
+    *out = t;
+    return DISPATCHED;
+}
+
+enum dispatch session_to_pinned(struct session *s, enum op_kind kind, const struct command *c, const struct argv *a,
+                                task_reply_fn *on_reply, struct task **out)
+{
+    struct task *t;
+
+    *out = NULL;
+    if (session_needs(s, VIA_PINNED) != HOLD_NONE)
+        return session_hold(s, HOLD_CAME);
+    if (!pinned_ready(s, !session_full(s)))
+        return session_wait_ready(s);
+    t = session_task(s, kind);
+    t->on_reply = on_reply;
+    if (kind == OP_CAPTURED || (kind == OP_READ && t->op.sync))
+        keys_of(s, t, c, a);
+    pinned_ask(s, t, a->bytes, a->n);
+    *out = t;
+    return DISPATCHED;
+}
+
+enum dispatch session_forward(struct session *s, const struct argv *a, task_reply_fn *on_reply, struct task **out)
+{
+    if (!users_known(s->worker->users)) {
+        *out = NULL;
+        return session_wait_ready(s);
+    }
+    if (!session_full(s) || session_stateful(s))
+        return session_to_pinned(s, OP_NEUTRAL, NULL, a, on_reply, out);
+    return session_to_lane(s, OP_NEUTRAL, NULL, a, on_reply, out);
+}
+
+/* A write of an async session: sent at once; the core is told that it begins, under which epoch, and later that it has ended. */
+static enum dispatch to_async(struct session *s, const struct command *c, const struct argv *a)
+{
+    struct worker *w = s->worker;
+    struct lane *l = NULL;
+    struct task *t;
+
+    if (choose_lane(s, &l) == NOT_NOW)
+        return NOT_NOW;
+    if (l == NULL)
+        return DISPATCHED;
+    t = session_task(s, OP_CAPTURED);
+    t->op.sync = false;
+    t->async_write = true;
+    t->epoch = atomic_load_explicit(&w->set.gate->epoch, memory_order_relaxed);
+    worker_post(w, TO_CORE_ASYNC_BEGIN, NULL, t->epoch);
+    if (atomic_load_explicit(&w->set.gate->tracking, memory_order_relaxed)) {
+        keys_of(s, t, c, a);
+        if (t->op.keys.all)
+            worker_post(w, TO_CORE_ASYNC_ALL, NULL, 0);
+        for (uint32_t i = 0; i < t->op.keys.count; i++)
+            worker_post(w, TO_CORE_ASYNC_KEY, NULL, keyset_keys(&t->op.keys)[i]);
+    }
+    session_sent(s, t, TASK_LANE, VIA_LANE);
+    lane_ask(l, t, a->bytes, a->n);
+    return DISPATCHED;
+}
+
+/* ---- to the writer lane, by way of the core ---- */
+
+/* Where the arguments of our own canonical RESP are: "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n". */
+static void find_args(struct op *op)
+{
+    const char *bytes = buf_head(&op->request);
+    char *after;
+    size_t at;
+
+    op->arg_count = (size_t)strtoul(bytes + 1, &after, 10);
+    op->args = must_calloc(op->arg_count, sizeof *op->args);
+    at = (size_t)(after - bytes) + 2;
+    for (size_t i = 0; i < op->arg_count; i++) {
+        CHECK(at < op->request.len && bytes[at] == '$');
+        op->args[i].len = (size_t)strtoul(bytes + at + 1, &after, 10);
+        op->args[i].at = (size_t)(after - bytes) + 2;
+        at = op->args[i].at + op->args[i].len + 2;
+    }
+    CHECK(at == op->request.len);
+}
+
+static void copy_args(struct op *op, const struct argv *a)
+{
+    op->args = must_calloc(a->count, sizeof *op->args);
+    memcpy(op->args, a->arg, a->count * sizeof *op->args);
+    op->arg_count = a->count;
+}
+
+static enum canon_result make_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a)
+{
+    enum canon_result result = canon_intent(c->canon, a, clock_wall_ms(), &t->op.request);
+    const struct command *canonical = c;
+    struct argv made;
+
+    if (result == CANON_NO)
+        return CANON_NO;
+    if (result == CANON_SAME) {
+        buf_append(&t->op.request, a->bytes, a->n);
+        copy_args(&t->op, a);
+    } else if (!t->op.request.failed) {
+        find_args(&t->op);
+    }
+    if (t->op.request.failed)
+        return result;
+    made = (struct argv){buf_head(&t->op.request), t->op.request.len, t->op.args, t->op.arg_count};
+    if (result == CANON_REWRITTEN) /* SETEX became SET */
+        canonical = command_find(s->worker->commands, &made);
+    CHECK(canonical != NULL && canonical->canon != 0);
+    t->op.kind = OP_WRITE;
+    t->op.canon = canonical->canon;
+    t->op.effect_hash = hash64(made.bytes, made.n, 0);
+    keys_of(s, t, canonical, &made);
+    return result;
+}
+
+static enum dispatch to_writer(struct session *s, bool try_intent, const struct command *c, const struct argv *a)
+{
+    struct task *t;
+
+    if (session_needs(s, VIA_WRITER) != HOLD_NONE)
+        return session_hold(s, HOLD_CAME);
+    if (s->worker->identity == NULL)
+        return session_wait_ready(s);
+    t = session_task(s, OP_CAPTURED);
+    t->op.accepted_us = loop_now_us(s->worker->loop);
+    if (!try_intent || make_intent(s, t, c, a) == CANON_NO) {
+        buf_clear(&t->op.request);
+        buf_append(&t->op.request, a->bytes, a->n);
+        if (c->flags & (CMD_WRITE | CMD_SCRIPT | CMD_MAY_REPLICATE)) /* SCRIPT LOAD touches no key */
+            keys_of(s, t, c, a);
+    }
+    if (t->op.request.failed) {
+        session_answer_error(t, "ERR out of memory for the command");
+        return DISPATCHED;
+    }
+    session_sent(s, t, TASK_CORE, VIA_WRITER);
+    worker_post(s->worker, t->op.kind == OP_WRITE ? TO_CORE_WRITE : TO_CORE_LANE, &t->op, 0);
+    return DISPATCHED;
+}
+
+/* ---- refusals ---- */
+
+/* As Valkey quotes arguments in its errors: cut short, line ends made harmless. */
+static void quote(char *out, size_t size, const struct argv *a, size_t i, size_t most)
+{
+    size_t n = argv_len(a, i) < most ? argv_len(a, i) : most;
+
+    n = n < size ? n : size - 1;
+    memcpy(out, argv_at(a, i), n);
+    out[n] = '\0';
+    for (size_t k = 0; k < n; k++)
+        if (out[k] == '\r' || out[k] == '\n' || out[k] == '\0')
+            out[k] = ' ';
+}
+
+static void refuse(struct session *s, const struct route_facts *f, enum route_why why, const struct local_row *row)
+{
+    char text[ERROR_BYTES_MAX], name[128], loading[128];
+
+    quote(name, sizeof name, f->args, 0, sizeof name);
+    switch (why) {
+    case WHY_LOADING:
+        (void)snprintf(text, sizeof text, "%s", loading_text(s->worker, loading, sizeof loading));
+        break;
+    case WHY_CLUSTERDOWN:
+        s->worker->writes_rejected++;
+        (void)snprintf(text, sizeof text, "CLUSTERDOWN The cluster is down and only accepts read commands");
+        break;
+    case WHY_NOT_AVAILABLE:
+        (void)snprintf(text, sizeof text, "ERR %s is not available through Holdfast: %s", name, row->note);
+        break;
+    case WHY_SUBSCRIBED:
+        (void)snprintf(text, sizeof text,
+                       "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
+                       "allowed in this context", f->command != NULL ? f->command->name : name);
+        break;
+    case WHY_MONITORING:
+        (void)snprintf(text, sizeof text, "ERR only PING, QUIT and RESET are available while MONITOR runs");
+        break;
+    case WHY_MARKER_CHANNEL:
+        (void)snprintf(text, sizeof text, "NOPERM this channel is reserved for Holdfast");
+        break;
+    case WHY_SET_REPL:
+        (void)snprintf(text, sizeof text, "ERR scripts with set_repl are not available on a sync connection: "
+                       "writes hidden from replicas cannot be made durable");
+        break;
+    case WHY_IN_MULTI:
+    case WHY_NOT:
+        (void)snprintf(text, sizeof text, "ERR '%s' is not available inside MULTI through Holdfast", name);
+        break;
+    }
+    session_say(s, text);
+}
+
+static bool check_arity(struct session *s, const struct command *c, const struct local_row *row, const struct argv *a)
+{
+    int arity = c != NULL ? c->arity : row->arity;
+    const char *name = c != NULL ? c->name : row->name;
+    char text[ERROR_BYTES_MAX];
+
+    if (arity == 0 || (arity > 0 ? a->count == (size_t)arity : a->count >= (size_t)-arity))
+        return true;
+    (void)snprintf(text, sizeof text, "ERR wrong number of arguments for '%s' command", name);
+    session_say(s, text);
+    return false;
+}
+
+/* ---- dispatch ---- */
+
+static enum dispatch follow(struct session *s, const struct route_facts *f, const struct route *r,
+                            const struct local_row *row)
+{
+    const struct command *c = f->command;
+    const struct argv *a = f->args;
+    struct task *t;
+
+    if (r->to != ROUTE_LOCAL && r->to != ROUTE_REFUSE && !users_known(s->worker->users))
+        return session_wait_ready(s);
+    switch (r->to) {
+    case ROUTE_REFUSE:
+        refuse(s, f, r->why, row);
+        return DISPATCHED;
+    case ROUTE_LOCAL:
+        return row->run(s, a);
+    case ROUTE_LANE:
+        return session_to_lane(s, r->kind, c, a, NULL, &t);
+    case ROUTE_CONTROL:
+        return session_to_control(s, a->bytes, a->n, NULL, &t);
+    case ROUTE_ASYNC:
+        return to_async(s, c, a);
+    case ROUTE_WRITE:
+        return to_writer(s, true, c, a);
+    case ROUTE_WRITER:
+        return to_writer(s, false, c, a);
+    case ROUTE_MULTI:
+        return tx_command(s, f, r);
+    case ROUTE_PINNED:
+        break;
+    }
+    if (f->treatment >= TREAT_MULTI && f->treatment <= TREAT_UNWATCH)
+        return tx_command(s, f, r);
+    if (row->run != NULL)
+        return row->run(s, a);
+    if (c == NULL || ((c->flags & CMD_CONTAINER) != 0 && a->count > 1))
+        worker_reload_commands(s->worker);
+    return session_to_pinned(s, r->kind, (c != NULL && (c->flags & CMD_CONTAINER) != 0) ? NULL : c, a, NULL, &t);
+}
+
+static bool needs_no_auth(const struct local_row *row, const struct command *c)
+{
+    return row->treatment == TREAT_AUTH || row->treatment == TREAT_QUIT || row->treatment == TREAT_RESET ||
+           row->run == local_hello || row->run == local_close || (c != NULL && (c->flags & CMD_NO_AUTH) != 0);
+}
+
+enum dispatch session_dispatch(struct session *s, const struct argv *a)
+{
+    struct worker *w = s->worker;
+    struct gate *g = w->set.gate;
+    const struct command *c = w->commands != NULL ? command_find(w->commands, a) : NULL;
+    const struct local_row *row = local_row(w, c, a);
+    struct route_facts f = {.command = c, .args = a, .treatment = row->treatment, .in_multi = s->tx != NULL};
+    struct route r;
+    enum dispatch done;
+
+    if (s->barrier && s->uncame > 0)
+        return session_hold(s, HOLD_CAME);
+    if (session_over_limit(s))
+        return session_hold(s, HOLD_ROOM);
+    s->last = c;
+    if (s->tx == NULL && !check_arity(s, c, row, a)) /* in MULTI Valkey must know, to abort at EXEC */
+        return DISPATCHED;
+    if (session_authentication(s) == AUTH_NEEDED && !needs_no_auth(row, c)) {
+        session_say(s, "NOAUTH Authentication required.");
+        return DISPATCHED;
+    }
+    f.mode = session_mode(s);
+    f.full = session_full(s);
+    f.stateful = session_stateful(s);
+    f.subscribed = s->proto == 2 && s->channels + s->shard_channels > 0;
+    f.monitoring = s->monitoring;
+    f.gate = w->draining                                        ? GATE_DRAINING
+             : w->identity != NULL && w->commands != NULL ? (enum gate_state)atomic_load(&g->state)
+                                                                : GATE_SHUT;
+    f.refusal = (enum gate_refusal)atomic_load(&g->refusal);
+    f.marker_channel = w->set.marker_channel != NULL ? w->set.marker_channel : "";
+    r = route_command(&f);
+    if (r.to == ROUTE_MULTI && row->treatment != TREAT_BY_FLAGS && !row->in_multi)
+        r = (struct route){.to = ROUTE_REFUSE, .kind = OP_LOCAL, .why = WHY_IN_MULTI};
+    done = follow(s, &f, &r, row);
+    if (done == DISPATCHED) {
+        s->commands++;
+        w->commands_total++;
+    }
+    return done;
+}

@@ -1,0 +1,77 @@
+/* Private to the worker's files: what hangs off the worker. */
+#ifndef HF_WORKER_STATE_H
+#define HF_WORKER_STATE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config/config.h"
+#include "log/base/diag.h"
+#include "log/base/loop.h"
+#include "proxy/command.h"
+#include "proxy/message.h"
+#include "proxy/resp.h"
+#include "proxy/session.h"
+#include "proxy/status.h"
+#include "proxy/worker.h"
+
+struct lanes;
+struct listen;
+struct local_row;
+struct users;
+
+enum {
+    WORKER_TICK_MS = 100,
+    WAIT_TICK_MS = 5,
+    WORKER_FREE_TASKS_MAX = 4096,
+    ROW_CACHE_SIZE = 1024,             /* power of two, several times the number of commands */
+    IDLE_TRIM_MS = 1000,               /* an idle session's buffers are freed after so long */
+    RELOAD_COMMANDS_MS_MIN = 1000      /* at most one TO_CORE_RELOAD_COMMANDS in this time */
+};
+
+struct row_cache {
+    const struct command *command;
+    const struct local_row *row;
+};
+
+struct worker {
+    struct loop *loop;
+    const struct diag *diag;
+    struct worker_settings set;
+    struct config *config;
+    struct resp_limits limits;
+    struct resp_pool *pool;
+    struct listen *listen;
+    struct loop_timer *tick, *wait_tick;
+    TAILQ_HEAD(, session) sessions, run, waiting;
+    size_t session_count;
+    struct valkey_identity *identity; /* while open; NULL = Valkey is not there */
+    struct command_table *commands;   /* kept while Valkey is away, for arities and names */
+    struct row_cache rows[ROW_CACHE_SIZE];
+    struct lanes *lanes;
+    struct users *users;
+    struct task_list free_tasks, cooling; /* cooling: the core may still read a message about it */
+    size_t free_count, task_count;
+    struct task_list waits;               /* WAIT, WAITAOF with a deadline */
+    uint64_t next_session_id, sync_sessions, reload_asked_ms, nonce;
+    int last_mode;
+    bool draining;
+    void (*drained)(void *arg);
+    void *drained_arg;
+    uint64_t drain_until_ms;
+    uint64_t sessions_total, sessions_rejected, pinned_count, commands_total, in_bytes, out_bytes, writes_rejected;
+};
+
+void worker_post(struct worker *w, enum message_kind kind, struct op *op, uint64_t number);
+void worker_kick_waiting(struct worker *w); /* a connection became ready: all that wait for one try again */
+void worker_reload_commands(struct worker *w);
+struct session *worker_find(struct worker *w, uint64_t id); /* session by id; NULL */
+
+static inline bool worker_open(const struct worker *w)
+{
+    return w->identity != NULL && atomic_load(&w->set.gate->state) == GATE_OPEN;
+}
+
+#endif
