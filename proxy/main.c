@@ -186,6 +186,7 @@ static void watch_signals(struct holdfast *h)
     const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
 
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a full disk, not the end */
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         h->signals[i] = evsignal_new(loop_base(h->loop), numbers[i], on_signal, h);
         CHECK(h->signals[i] != NULL);
