@@ -84,6 +84,11 @@ $(OUT)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(HIR
 	@mkdir -p $(@D)
 	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(LIBS)
 
+# What tests/bench/run.py measures with.
+$(OUT)/bench/%: $(OBJ)/tests/bench/%.o $(ARCHIVE) $(HIREDIS_FILE)
+	@mkdir -p $(@D)
+	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $(ARCHIVE) $(LIBS)
+
 # The disk that misbehaves, for the end-to-end tests (LD_PRELOAD).
 DISK := $(if $(wildcard tests/faults/disk.c),build/faults/libdisk.so)
 build/faults/libdisk.so: tests/faults/disk.c
@@ -142,7 +147,7 @@ format:
 	clang-format -i $(SOURCES) $(wildcard proxy/*.h config/*.h log/*.h log/base/*.h tests/unit/*.[ch] tests/fuzz/*.[ch])
 
 clean:
-	rm -rf $(BUILD)/holdfast $(BUILD)/obj $(BUILD)/unit $(BUILD)/fuzz $(BUILD)/san-* $(BUILD)/lib*.a $(BUILD)/faults $(BUILD)/flags \
-	       $(BUILD)/parts $(BUILD)/version
+	rm -rf $(BUILD)/holdfast $(BUILD)/obj $(BUILD)/unit $(BUILD)/fuzz $(BUILD)/bench $(BUILD)/san-* $(BUILD)/lib*.a $(BUILD)/faults \
+	       $(BUILD)/flags $(BUILD)/parts $(BUILD)/version
 
 -include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
