@@ -261,7 +261,7 @@ void core_refusal(struct core *c)
         diag_log(c->diag, DIAG_NOTICE, "The log has caught up, writes are accepted again");
     else
         diag_log(c->diag, DIAG_WARNING, "Writes are refused: %s (lag %llu ms, %llu bytes not yet durable)",
-                 want == WRITES_REFUSED_LAG      ? "the oldest one that is not durable is older than durability-lag-max"
+                 want == WRITES_REFUSED_LAG ? "the oldest one that is not durable is older than durability-lag-max"
                  : want == WRITES_REFUSED_BUFFER ? "more than durability-buffer-max is not yet durable"
                                                  : c->stalled_why,
                  (unsigned long long)lag_ms, (unsigned long long)pending);
@@ -349,8 +349,7 @@ static void on_stalled(void *arg, bool stalled, const char *why)
     struct core *c = arg;
 
     (void)snprintf(c->stalled_why, sizeof c->stalled_why, "%s", stalled ? why : "");
-    diag_log(c->diag, DIAG_WARNING, stalled ? "The log cannot grow: %s" : "The log has room again%s",
-             c->stalled_why);
+    diag_log(c->diag, DIAG_WARNING, stalled ? "The log cannot grow: %s" : "The log has room again%s", c->stalled_why);
     if (stalled)
         node_snapshot(c->node);
 }

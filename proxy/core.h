@@ -30,9 +30,10 @@ struct core_settings {
     void *arg;
 };
 /* Opens the log and starts to look for Valkey. NULL with a reason. */
-struct core *core_new(struct loop *l, const struct diag *d, const struct core_settings *s, char *why, size_t why_size);
-/* After the worker has drained: waits until all that was answered is durable (at most timeout_ms), then lets go of Valkey (ends a
- * spawned one) and calls done(). */
+struct core *core_new(struct loop *l, const struct diag *d, const struct core_settings *s, char *why,
+                      size_t why_size);
+/* After the worker has drained: waits until all that was answered is durable (at most timeout_ms), then lets go of
+ * Valkey (ends a spawned one) and calls done(). */
 void core_drain(struct core *c, uint64_t timeout_ms, void (*done)(void *arg), void *arg);
 void core_free(struct core *c);
 void core_status(struct core *c, struct status *s); /* fills the core's part */

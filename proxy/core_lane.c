@@ -3,7 +3,8 @@
  *   CLOSED ──SEQ_REOPEN──▶ CONNECTING ──handshake──▶ OPEN ──broke──▶ CLOSED (the sequencer has it killed first)
  *                              └──failed──▶ CLOSED ──LANE_RETRY_MS──▶ CONNECTING
  *
- * A marker is SPUBLISH <channel> "<term> <number> <resolves>" on a channel whose name holds a random nonce of this attachment. */
+ * A marker is SPUBLISH <channel> "<term> <number> <resolves>" on a channel whose name holds a random nonce of this
+ * attachment. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-/* holdfast [FILE] [--name value ...]: reads the settings, puts core, worker and admin port on one loop, and handles signals.
+/* holdfast [FILE] [--name value ...]: reads the settings, puts core, worker and admin port on one loop, and handles
+ * signals.
  *
  *   SIGTERM, SIGINT   drain: finish what is in flight, make it durable, leave (a second one: leave at once)
  *   SIGHUP            load the settings again, take over what can change
@@ -41,16 +42,16 @@ struct holdfast {
     bool leaving;
 };
 
-static const char usage[] =
-    "Usage: holdfast [FILE] [--name value ...]\n"
-    "       holdfast - (read the settings from standard input)\n"
-    "       holdfast -v | --version\n"
-    "       holdfast -h | --help\n\n"
-    "A durability proxy for Valkey. Settings are explained in config/holdfast.conf; each can be given as --name value.\n"
-    "Examples:\n"
-    "       holdfast holdfast.conf\n"
-    "       holdfast --port 6379 --valkey 127.0.0.1:6380 --data-dir /var/lib/holdfast\n"
-    "       holdfast --valkey-spawn yes --durability async\n";
+static const char usage[] = "Usage: holdfast [FILE] [--name value ...]\n"
+                            "       holdfast - (read the settings from standard input)\n"
+                            "       holdfast -v | --version\n"
+                            "       holdfast -h | --help\n\n"
+                            "A durability proxy for Valkey. Settings are explained in config/holdfast.conf; each can "
+                            "be given as --name value.\n"
+                            "Examples:\n"
+                            "       holdfast holdfast.conf\n"
+                            "       holdfast --port 6379 --valkey 127.0.0.1:6380 --data-dir /var/lib/holdfast\n"
+                            "       holdfast --valkey-spawn yes --durability async\n";
 
 static const struct status *fill_status(void *arg)
 {
@@ -129,17 +130,20 @@ static void raise_file_limit(struct holdfast *h)
     if (setrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur >= want)
         return;
     h->config.maxclients = limit.rlim_cur > FILES_BESIDE_CLIENTS ? (int)(limit.rlim_cur - FILES_BESIDE_CLIENTS) : 1;
-    diag_log(&h->diag, DIAG_WARNING, "maxclients is now %d: the limit of open files is too low", h->config.maxclients);
+    diag_log(&h->diag, DIAG_WARNING, "maxclients is now %d: the limit of open files is too low",
+             h->config.maxclients);
 }
 
-/* Makes data-dir and its name absolute: the spawned Valkey's socket is told apart from host:port by its leading slash. */
+/* Makes data-dir and its name absolute: the spawned Valkey's socket is told apart from host:port by its leading
+ * slash. */
 static bool make_data_dir(struct holdfast *h)
 {
     char *path = NULL;
 
     if ((mkdir(h->config.data_dir, 0700) != 0 && errno != EEXIST) ||
         (path = realpath(h->config.data_dir, NULL)) == NULL || strlen(path) >= sizeof h->config.data_dir) {
-        diag_log(&h->diag, DIAG_WARNING, "data-dir %s: %s", h->config.data_dir, path ? "path too long" : strerror(errno));
+        diag_log(&h->diag, DIAG_WARNING, "data-dir %s: %s", h->config.data_dir,
+                 path ? "path too long" : strerror(errno));
         free(path);
         return false;
     }

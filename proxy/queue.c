@@ -1,4 +1,5 @@
-/* The message rings between worker and core (message.h): they grow, because what they carry is bounded by the ops' own limits. */
+/* The message rings between worker and core (message.h): they grow, because what they carry is bounded by the ops'
+ * own limits. */
 #include <stdlib.h>
 #include <string.h>
 

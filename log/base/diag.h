@@ -12,7 +12,7 @@ enum diag_level { DIAG_DEBUG, DIAG_VERBOSE, DIAG_NOTICE, DIAG_WARNING, DIAG_NOTH
 
 struct diag {
     enum diag_level level; /* lines below it are dropped; may be changed at any time */
-    char file[4096];       /* "" = standard output; opened and closed for each line, so that rotation needs no signal */
+    char file[4096]; /* "" = standard output; opened and closed for each line, so that rotation needs no signal */
 };
 
 /* Writes one line. `d` may be NULL (nothing is written). */
@@ -23,10 +23,10 @@ void diag_log(const struct diag *d, enum diag_level level, const char *format, .
 _Noreturn void diag_check_failed(const char *what, const char *file, int line);
 
 /* For our own mistakes only, never for input or I/O errors. Stays on in release; no side effects inside. */
-#define CHECK(condition)                                                                                              \
-    do {                                                                                                              \
-        if (__builtin_expect(!(condition), 0))                                                                        \
-            diag_check_failed(#condition, __FILE__, __LINE__);                                                        \
+#define CHECK(condition)                                                                                             \
+    do {                                                                                                             \
+        if (__builtin_expect(!(condition), 0))                                                                       \
+            diag_check_failed(#condition, __FILE__, __LINE__);                                                       \
     } while (0)
 
 /* Allocation of small, fixed sizes: running out of memory ends the process. Sizes named by the network use malloc

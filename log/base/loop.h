@@ -32,7 +32,7 @@ void loop_bury(struct loop *l, void *object, void (*release)(void *object));
 /* A repeating or single timer. The result is the caller's: loop_timer_free(). */
 struct loop_timer;
 struct loop_timer *loop_timer_new(struct loop *l, void (*fire)(void *arg), void *arg);
-void loop_timer_once(struct loop_timer *t, uint64_t after_ms);  /* rearms; replaces an earlier setting */
+void loop_timer_once(struct loop_timer *t, uint64_t after_ms); /* rearms; replaces an earlier setting */
 void loop_timer_every(struct loop_timer *t, uint64_t every_ms);
 void loop_timer_stop(struct loop_timer *t);
 void loop_timer_free(struct loop_timer *t); /* NULL is fine */

@@ -4,8 +4,8 @@
  *          └───────failed──────────────────────────▶ DEAD
  *     OPEN ──stream_finish()──▶ FINISHING ──all sent, or peer gone──▶ DEAD
  *
- * A write that fails is noticed while the loop flushes; closed() is then called from a zero timer, never from inside a
- * call of the owner. */
+ * A write that fails is noticed while the loop flushes; closed() is then called from a zero timer, never from inside
+ * a call of the owner. */
 #include "log/base/stream.h"
 
 #include <errno.h>
@@ -331,9 +331,8 @@ static bool address_text(const struct sockaddr_storage *a, socklen_t size, bool 
 {
     char host[256], port[16];
 
-    if (a->ss_family == AF_UNIX ||
-        getnameinfo((const struct sockaddr *)a, size, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    if (a->ss_family == AF_UNIX || getnameinfo((const struct sockaddr *)a, size, host, sizeof host, port, sizeof port,
+                                               NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         return false;
     if (!with_port)
         (void)snprintf(out, out_size, "%s", host);
