@@ -29,10 +29,13 @@ static inline size_t argv_len(const struct argv *a, size_t i)
 {
     return a->arg[i].len;
 }
-bool argv_is(const struct argv *a, size_t i, const char *word);           /* argument i is this word, without case; false if there is none */
-bool argv_integer(const struct argv *a, size_t i, int64_t *out);          /* as Valkey's string2ll: no '+', space or leading zero */
-void argv_encode(struct buf *out, size_t count, const char *const *arg, const size_t *len); /* appends canonical RESP */
-void argv_header(struct buf *out, size_t count);                          /* *count\r\n */
-void argv_bulk(struct buf *out, const void *bytes, size_t n);             /* $n\r\n...\r\n */
+bool argv_is(const struct argv *a, size_t i,
+             const char *word); /* argument i is this word, without case; false if there is none */
+bool argv_integer(const struct argv *a, size_t i,
+                  int64_t *out); /* as Valkey's string2ll: no '+', space or leading zero */
+void argv_encode(struct buf *out, size_t count, const char *const *arg,
+                 const size_t *len);                          /* appends canonical RESP */
+void argv_header(struct buf *out, size_t count);              /* *count\r\n */
+void argv_bulk(struct buf *out, const void *bytes, size_t n); /* $n\r\n...\r\n */
 
 #endif

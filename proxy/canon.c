@@ -1,13 +1,16 @@
 /* The table of replayable writes.
  *
  * A row is taken only if three things hold, each tried against a real Valkey by tests/e2e/test_canon_stream.py:
- *   1. its effect depends on its arguments and on the keys that it names, on nothing else (no clock, no chance, no connection state);
- *   2. what Valkey puts in its stream is the canonical intent, byte for byte, or an effect that canon_belongs recognises;
+ *   1. its effect depends on its arguments and on the keys that it names, on nothing else (no clock, no chance,
+ *      no connection state);
+ *   2. what Valkey puts in its stream is the canonical intent, byte for byte, or an effect that a belongs_*
+ *      function recognises;
  *   3. the intent, executed by a replica (which expires nothing by itself), does what the primary did.
  *
- * Left out, on purpose: SPOP, XADD with a generated id, XREADGROUP, XCLAIM, approximate trimming (chance, or the clock); all that blocks; scripts and
- * functions; FLUSH*, SWAPDB, SORT (keys not named); RESTORE (payload versions); GEORADIUS ... STORE (STORE twice: valkey#3971); the hash-field TTL commands, and
- * HINCRBYFLOAT with them: of an expired field it leaves HSET, as of a live one, and a replica would count on from the old value. */
+ * Left out, on purpose: SPOP, XADD with a generated id, XREADGROUP, XCLAIM, approximate trimming (chance, or the
+ * clock); all that blocks; scripts and functions; FLUSH*, SWAPDB, SORT (keys not named); RESTORE (payload versions);
+ * GEORADIUS ... STORE (STORE twice: valkey#3971); the hash-field TTL commands, and HINCRBYFLOAT with them: of an
+ * expired field it leaves HSET, as of a live one, and a replica would count on from the old value. */
 #include "proxy/canon.h"
 
 #include <string.h>
@@ -18,89 +21,90 @@
 
 #define INT(i) (1u << (i))
 
-/* name, fewest arguments, most (0: any), their step, which must be integers, form, effect. Counts include the name(s). */
-#define CANON_ROWS(ROW)                                                                                               \
-    ROW("set", 3, 0, 1, 0, form_set, belongs_set)                                                                     \
-    ROW("setnx", 3, 3, 1, 0, form_same, belongs_never)                                                                \
-    ROW("setex", 4, 4, 1, 0, form_setex, belongs_never)                                                               \
-    ROW("psetex", 4, 4, 1, 0, form_psetex, belongs_never)                                                             \
-    ROW("getset", 3, 3, 1, 0, form_same, belongs_getset)                                                              \
-    ROW("getdel", 2, 2, 1, 0, form_same, belongs_deleted)                                                             \
-    ROW("delifeq", 3, 3, 1, 0, form_same, belongs_deleted)                                                            \
-    ROW("getex", 3, 4, 1, 0, form_getex, belongs_getex)                                                               \
-    ROW("mset", 3, 0, 2, 0, form_same, belongs_never)                                                                 \
-    ROW("msetnx", 3, 0, 2, 0, form_same, belongs_never)                                                               \
-    ROW("append", 3, 3, 1, 0, form_same, belongs_never)                                                               \
-    ROW("setrange", 4, 4, 1, INT(2), form_same, belongs_never)                                                        \
-    ROW("setbit", 4, 4, 1, INT(2) | INT(3), form_same, belongs_never)                                                 \
-    ROW("bitop", 4, 0, 1, 0, form_bitop, belongs_never)                                                               \
-    ROW("bitfield", 5, 0, 1, 0, form_bitfield, belongs_never)                                                         \
-    ROW("incr", 2, 2, 1, 0, form_same, belongs_never)                                                                 \
-    ROW("decr", 2, 2, 1, 0, form_same, belongs_never)                                                                 \
-    ROW("incrby", 3, 3, 1, INT(2), form_same, belongs_never)                                                          \
-    ROW("decrby", 3, 3, 1, INT(2), form_same, belongs_never)                                                          \
-    ROW("incrbyfloat", 3, 3, 1, 0, form_same, belongs_incrbyfloat)                                                    \
-    ROW("del", 2, 0, 1, 0, form_same, belongs_never)                                                                  \
-    ROW("unlink", 2, 0, 1, 0, form_same, belongs_never)                                                               \
-    ROW("persist", 2, 2, 1, 0, form_same, belongs_never)                                                              \
-    ROW("expire", 3, 4, 1, INT(2), form_expire, belongs_never)                                                        \
-    ROW("pexpire", 3, 4, 1, INT(2), form_pexpire, belongs_never)                                                      \
-    ROW("expireat", 3, 4, 1, INT(2), form_expireat, belongs_never)                                                    \
-    ROW("pexpireat", 3, 4, 1, INT(2), form_pexpireat, belongs_never)                                                  \
-    ROW("rename", 3, 3, 1, 0, form_same, belongs_never)                                                               \
-    ROW("renamenx", 3, 3, 1, 0, form_same, belongs_never)                                                             \
-    ROW("copy", 3, 6, 1, 0, form_copy, belongs_never)                                                                 \
-    ROW("move", 3, 3, 1, INT(2), form_same, belongs_never)                                                            \
-    ROW("lpush", 3, 0, 1, 0, form_same, belongs_never)                                                                \
-    ROW("rpush", 3, 0, 1, 0, form_same, belongs_never)                                                                \
-    ROW("lpushx", 3, 0, 1, 0, form_same, belongs_never)                                                               \
-    ROW("rpushx", 3, 0, 1, 0, form_same, belongs_never)                                                               \
-    ROW("lpop", 2, 3, 1, INT(2), form_pop, belongs_never)                                                             \
-    ROW("rpop", 2, 3, 1, INT(2), form_pop, belongs_never)                                                             \
-    ROW("linsert", 5, 5, 1, 0, form_linsert, belongs_never)                                                           \
-    ROW("lset", 4, 4, 1, INT(2), form_same, belongs_never)                                                            \
-    ROW("lrem", 4, 4, 1, INT(2), form_same, belongs_never)                                                            \
-    ROW("ltrim", 4, 4, 1, INT(2) | INT(3), form_same, belongs_never)                                                  \
-    ROW("lmove", 5, 5, 1, 0, form_lmove, belongs_never)                                                               \
-    ROW("rpoplpush", 3, 3, 1, 0, form_same, belongs_never)                                                            \
-    ROW("lmpop", 4, 0, 1, INT(1), form_lmpop, belongs_lmpop)                                                          \
-    ROW("sadd", 3, 0, 1, 0, form_same, belongs_never)                                                                 \
-    ROW("srem", 3, 0, 1, 0, form_same, belongs_never)                                                                 \
-    ROW("smove", 4, 4, 1, 0, form_same, belongs_never)                                                                \
-    ROW("sinterstore", 3, 0, 1, 0, form_same, belongs_never)                                                          \
-    ROW("sunionstore", 3, 0, 1, 0, form_same, belongs_never)                                                          \
-    ROW("sdiffstore", 3, 0, 1, 0, form_same, belongs_never)                                                           \
-    ROW("hset", 4, 0, 2, 0, form_same, belongs_never)                                                                 \
-    ROW("hmset", 4, 0, 2, 0, form_same, belongs_never)                                                                \
-    ROW("hsetnx", 4, 4, 1, 0, form_same, belongs_never)                                                               \
-    ROW("hincrby", 4, 4, 1, INT(3), form_same, belongs_never)                                                         \
-    ROW("hdel", 3, 0, 1, 0, form_same, belongs_never)                                                                 \
-    ROW("zadd", 4, 0, 1, 0, form_zadd, belongs_never)                                                                 \
-    ROW("zincrby", 4, 4, 1, 0, form_same, belongs_never)                                                              \
-    ROW("zrem", 3, 0, 1, 0, form_same, belongs_never)                                                                 \
-    ROW("zpopmin", 2, 3, 1, INT(2), form_pop, belongs_never)                                                          \
-    ROW("zpopmax", 2, 3, 1, INT(2), form_pop, belongs_never)                                                          \
-    ROW("zmpop", 4, 0, 1, INT(1), form_zmpop, belongs_zmpop)                                                          \
-    ROW("zremrangebyscore", 4, 4, 1, 0, form_same, belongs_never)                                                     \
-    ROW("zremrangebyrank", 4, 4, 1, INT(2) | INT(3), form_same, belongs_never)                                        \
-    ROW("zremrangebylex", 4, 4, 1, 0, form_same, belongs_never)                                                       \
-    ROW("zunionstore", 4, 0, 1, INT(2), form_zstore, belongs_never)                                                   \
-    ROW("zinterstore", 4, 0, 1, INT(2), form_zstore, belongs_never)                                                   \
-    ROW("zdiffstore", 4, 0, 1, INT(2), form_zstore, belongs_never)                                                    \
-    ROW("zrangestore", 5, 0, 1, 0, form_zrangestore, belongs_never)                                                   \
-    ROW("geoadd", 5, 0, 1, 0, form_geoadd, belongs_geoadd)                                                            \
-    ROW("geosearchstore", 8, 0, 1, 0, form_geosearchstore, belongs_never)                                             \
-    ROW("pfadd", 2, 0, 1, 0, form_same, belongs_never)                                                                \
-    ROW("pfmerge", 2, 0, 1, 0, form_same, belongs_never)                                                              \
-    ROW("xadd", 5, 0, 1, 0, form_xadd, belongs_never)                                                                 \
-    ROW("xdel", 3, 0, 1, 0, form_same, belongs_never)                                                                 \
-    ROW("xtrim", 4, 5, 1, 0, form_xtrim, belongs_never)                                                               \
-    ROW("xack", 4, 0, 1, 0, form_same, belongs_never)                                                                 \
-    ROW("xsetid", 3, 7, 1, 0, form_xsetid, belongs_never)                                                             \
-    ROW("xgroup|create", 5, 8, 1, 0, form_xgroup_create, belongs_never)                                               \
-    ROW("xgroup|setid", 5, 7, 1, 0, form_xgroup_setid, belongs_never)                                                 \
-    ROW("xgroup|destroy", 4, 4, 1, 0, form_same, belongs_never)                                                       \
-    ROW("xgroup|createconsumer", 5, 5, 1, 0, form_same, belongs_never)                                                \
+/* name, fewest arguments, most (0: any), their step, which must be integers, form, effect. Counts include the
+ * name(s). */
+#define CANON_ROWS(ROW)                                                                                              \
+    ROW("set", 3, 0, 1, 0, form_set, belongs_set)                                                                    \
+    ROW("setnx", 3, 3, 1, 0, form_same, belongs_never)                                                               \
+    ROW("setex", 4, 4, 1, 0, form_setex, belongs_never)                                                              \
+    ROW("psetex", 4, 4, 1, 0, form_psetex, belongs_never)                                                            \
+    ROW("getset", 3, 3, 1, 0, form_same, belongs_getset)                                                             \
+    ROW("getdel", 2, 2, 1, 0, form_same, belongs_deleted)                                                            \
+    ROW("delifeq", 3, 3, 1, 0, form_same, belongs_deleted)                                                           \
+    ROW("getex", 3, 4, 1, 0, form_getex, belongs_getex)                                                              \
+    ROW("mset", 3, 0, 2, 0, form_same, belongs_never)                                                                \
+    ROW("msetnx", 3, 0, 2, 0, form_same, belongs_never)                                                              \
+    ROW("append", 3, 3, 1, 0, form_same, belongs_never)                                                              \
+    ROW("setrange", 4, 4, 1, INT(2), form_same, belongs_never)                                                       \
+    ROW("setbit", 4, 4, 1, INT(2) | INT(3), form_same, belongs_never)                                                \
+    ROW("bitop", 4, 0, 1, 0, form_bitop, belongs_never)                                                              \
+    ROW("bitfield", 5, 0, 1, 0, form_bitfield, belongs_never)                                                        \
+    ROW("incr", 2, 2, 1, 0, form_same, belongs_never)                                                                \
+    ROW("decr", 2, 2, 1, 0, form_same, belongs_never)                                                                \
+    ROW("incrby", 3, 3, 1, INT(2), form_same, belongs_never)                                                         \
+    ROW("decrby", 3, 3, 1, INT(2), form_same, belongs_never)                                                         \
+    ROW("incrbyfloat", 3, 3, 1, 0, form_same, belongs_incrbyfloat)                                                   \
+    ROW("del", 2, 0, 1, 0, form_same, belongs_never)                                                                 \
+    ROW("unlink", 2, 0, 1, 0, form_same, belongs_never)                                                              \
+    ROW("persist", 2, 2, 1, 0, form_same, belongs_never)                                                             \
+    ROW("expire", 3, 4, 1, INT(2), form_expire, belongs_never)                                                       \
+    ROW("pexpire", 3, 4, 1, INT(2), form_pexpire, belongs_never)                                                     \
+    ROW("expireat", 3, 4, 1, INT(2), form_expireat, belongs_never)                                                   \
+    ROW("pexpireat", 3, 4, 1, INT(2), form_pexpireat, belongs_never)                                                 \
+    ROW("rename", 3, 3, 1, 0, form_same, belongs_never)                                                              \
+    ROW("renamenx", 3, 3, 1, 0, form_same, belongs_never)                                                            \
+    ROW("copy", 3, 6, 1, 0, form_copy, belongs_never)                                                                \
+    ROW("move", 3, 3, 1, INT(2), form_same, belongs_never)                                                           \
+    ROW("lpush", 3, 0, 1, 0, form_same, belongs_never)                                                               \
+    ROW("rpush", 3, 0, 1, 0, form_same, belongs_never)                                                               \
+    ROW("lpushx", 3, 0, 1, 0, form_same, belongs_never)                                                              \
+    ROW("rpushx", 3, 0, 1, 0, form_same, belongs_never)                                                              \
+    ROW("lpop", 2, 3, 1, INT(2), form_pop, belongs_never)                                                            \
+    ROW("rpop", 2, 3, 1, INT(2), form_pop, belongs_never)                                                            \
+    ROW("linsert", 5, 5, 1, 0, form_linsert, belongs_never)                                                          \
+    ROW("lset", 4, 4, 1, INT(2), form_same, belongs_never)                                                           \
+    ROW("lrem", 4, 4, 1, INT(2), form_same, belongs_never)                                                           \
+    ROW("ltrim", 4, 4, 1, INT(2) | INT(3), form_same, belongs_never)                                                 \
+    ROW("lmove", 5, 5, 1, 0, form_lmove, belongs_never)                                                              \
+    ROW("rpoplpush", 3, 3, 1, 0, form_same, belongs_never)                                                           \
+    ROW("lmpop", 4, 0, 1, INT(1), form_lmpop, belongs_lmpop)                                                         \
+    ROW("sadd", 3, 0, 1, 0, form_same, belongs_never)                                                                \
+    ROW("srem", 3, 0, 1, 0, form_same, belongs_never)                                                                \
+    ROW("smove", 4, 4, 1, 0, form_same, belongs_never)                                                               \
+    ROW("sinterstore", 3, 0, 1, 0, form_same, belongs_never)                                                         \
+    ROW("sunionstore", 3, 0, 1, 0, form_same, belongs_never)                                                         \
+    ROW("sdiffstore", 3, 0, 1, 0, form_same, belongs_never)                                                          \
+    ROW("hset", 4, 0, 2, 0, form_same, belongs_never)                                                                \
+    ROW("hmset", 4, 0, 2, 0, form_same, belongs_never)                                                               \
+    ROW("hsetnx", 4, 4, 1, 0, form_same, belongs_never)                                                              \
+    ROW("hincrby", 4, 4, 1, INT(3), form_same, belongs_never)                                                        \
+    ROW("hdel", 3, 0, 1, 0, form_same, belongs_never)                                                                \
+    ROW("zadd", 4, 0, 1, 0, form_zadd, belongs_never)                                                                \
+    ROW("zincrby", 4, 4, 1, 0, form_same, belongs_never)                                                             \
+    ROW("zrem", 3, 0, 1, 0, form_same, belongs_never)                                                                \
+    ROW("zpopmin", 2, 3, 1, INT(2), form_pop, belongs_never)                                                         \
+    ROW("zpopmax", 2, 3, 1, INT(2), form_pop, belongs_never)                                                         \
+    ROW("zmpop", 4, 0, 1, INT(1), form_zmpop, belongs_zmpop)                                                         \
+    ROW("zremrangebyscore", 4, 4, 1, 0, form_same, belongs_never)                                                    \
+    ROW("zremrangebyrank", 4, 4, 1, INT(2) | INT(3), form_same, belongs_never)                                       \
+    ROW("zremrangebylex", 4, 4, 1, 0, form_same, belongs_never)                                                      \
+    ROW("zunionstore", 4, 0, 1, INT(2), form_zstore, belongs_never)                                                  \
+    ROW("zinterstore", 4, 0, 1, INT(2), form_zstore, belongs_never)                                                  \
+    ROW("zdiffstore", 4, 0, 1, INT(2), form_zstore, belongs_never)                                                   \
+    ROW("zrangestore", 5, 0, 1, 0, form_zrangestore, belongs_never)                                                  \
+    ROW("geoadd", 5, 0, 1, 0, form_geoadd, belongs_geoadd)                                                           \
+    ROW("geosearchstore", 8, 0, 1, 0, form_geosearchstore, belongs_never)                                            \
+    ROW("pfadd", 2, 0, 1, 0, form_same, belongs_never)                                                               \
+    ROW("pfmerge", 2, 0, 1, 0, form_same, belongs_never)                                                             \
+    ROW("xadd", 5, 0, 1, 0, form_xadd, belongs_never)                                                                \
+    ROW("xdel", 3, 0, 1, 0, form_same, belongs_never)                                                                \
+    ROW("xtrim", 4, 5, 1, 0, form_xtrim, belongs_never)                                                              \
+    ROW("xack", 4, 0, 1, 0, form_same, belongs_never)                                                                \
+    ROW("xsetid", 3, 7, 1, 0, form_xsetid, belongs_never)                                                            \
+    ROW("xgroup|create", 5, 8, 1, 0, form_xgroup_create, belongs_never)                                              \
+    ROW("xgroup|setid", 5, 7, 1, 0, form_xgroup_setid, belongs_never)                                                \
+    ROW("xgroup|destroy", 4, 4, 1, 0, form_same, belongs_never)                                                      \
+    ROW("xgroup|createconsumer", 5, 5, 1, 0, form_same, belongs_never)                                               \
     ROW("xgroup|delconsumer", 5, 5, 1, 0, form_same, belongs_never)
 
 static const struct canon_row {

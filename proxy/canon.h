@@ -1,13 +1,14 @@
-/* The replayable writes: those whose effect is a function of their arguments and of the keys they name, as one explicit
- * table, with the canonical form in which each is logged, sent to Valkey, and found again in Valkey's stream.
+/* The replayable writes: those whose effect is a function of their arguments and of the keys they name, as one
+ * explicit table, with the canonical form in which each is logged, sent to Valkey, and found again in Valkey's
+ * stream.
  *
  *   client: SETEX k 10 v   ─▶ canonical (logged and sent): SET k v PXAT 1795173900374
  *   Valkey's stream:                                       SET k v PXAT 1795173900374      = the intent: a REF
  *
  *   client: GETDEL k       ─▶ canonical: GETDEL k          stream: DEL k  = "belongs to it" (canon_effect_belongs)
  *
- * Anything not here, and any form of it that this page is not sure about (odd arguments, past expiries, options unknown to us),
- * is captured instead: captured is always right. Pure: the wall clock comes in. */
+ * Anything not here, and any form of it that this page is not sure about (odd arguments, past expiries, options
+ * unknown to us), is captured instead: captured is always right. Pure: the wall clock comes in. */
 #ifndef HF_CANON_H
 #define HF_CANON_H
 
@@ -22,17 +23,18 @@ struct buf;
 uint16_t canon_find(const char *name);
 
 enum canon_result {
-    CANON_NO,      /* this form is not replayable: capture it */
-    CANON_SAME,    /* the arguments are canonical as they are */
+    CANON_NO,       /* this form is not replayable: capture it */
+    CANON_SAME,     /* the arguments are canonical as they are */
     CANON_REWRITTEN /* the canonical RESP was appended to out */
 };
-/* now_ms: wall clock, for relative expiries. The client's reply is the same for both forms. Relative expiries that are not in the future by at
- * least CANON_EXPIRY_MARGIN_MS, non-integers, overflow: CANON_NO. */
+/* now_ms: wall clock, for relative expiries. The client's reply is the same for both forms. Relative expiries that
+ * are not in the future by at least CANON_EXPIRY_MARGIN_MS, non-integers, overflow: CANON_NO. */
 enum canon_result canon_intent(uint16_t canon, const struct argv *a, uint64_t now_ms, struct buf *out);
 enum { CANON_EXPIRY_MARGIN_MS = 1 };
 
-/* Whether an effect (arguments of one command of Valkey's stream) is the one that this intent leaves, although its bytes differ from
- * the intent's (equal bytes are found by comparing them, before this is asked). Command names compare without case. */
+/* Whether an effect (arguments of one command of Valkey's stream) is the one that this intent leaves, although its
+ * bytes differ from the intent's (equal bytes are found by comparing them, before this is asked). Command names
+ * compare without case. */
 bool canon_effect_belongs(uint16_t canon, const struct argv *intent, const struct argv *effect);
 
 #endif

@@ -12,7 +12,8 @@
 
 static bool same_arg(const struct argv *a, size_t i, const struct argv *b, size_t j)
 {
-    return i < a->count && j < b->count && argv_len(a, i) == argv_len(b, j) && memcmp(argv_at(a, i), argv_at(b, j), argv_len(a, i)) == 0;
+    return i < a->count && j < b->count && argv_len(a, i) == argv_len(b, j) &&
+           memcmp(argv_at(a, i), argv_at(b, j), argv_len(a, i)) == 0;
 }
 
 bool belongs_never(const struct argv *intent, const struct argv *effect)
@@ -27,8 +28,8 @@ bool belongs_set(const struct argv *intent, const struct argv *effect)
 {
     size_t j = 3;
 
-    if (effect->count < 3 || effect->count >= intent->count || !argv_is(effect, 0, "set") || !same_arg(intent, 1, effect, 1) ||
-        !same_arg(intent, 2, effect, 2))
+    if (effect->count < 3 || effect->count >= intent->count || !argv_is(effect, 0, "set") ||
+        !same_arg(intent, 1, effect, 1) || !same_arg(intent, 2, effect, 2))
         return false;
     for (size_t i = 3; i < intent->count; i++) {
         if (argv_is(intent, i, "get"))
@@ -41,13 +42,15 @@ bool belongs_set(const struct argv *intent, const struct argv *effect)
 
 bool belongs_getset(const struct argv *intent, const struct argv *effect)
 {
-    return effect->count == 3 && argv_is(effect, 0, "set") && same_arg(intent, 1, effect, 1) && same_arg(intent, 2, effect, 2);
+    return effect->count == 3 && argv_is(effect, 0, "set") && same_arg(intent, 1, effect, 1) &&
+           same_arg(intent, 2, effect, 2);
 }
 
 /* UNLINK with lazyfree-lazy-user-del. */
 bool belongs_deleted(const struct argv *intent, const struct argv *effect)
 {
-    return effect->count == 2 && (argv_is(effect, 0, "del") || argv_is(effect, 0, "unlink")) && same_arg(intent, 1, effect, 1);
+    return effect->count == 2 && (argv_is(effect, 0, "del") || argv_is(effect, 0, "unlink")) &&
+           same_arg(intent, 1, effect, 1);
 }
 
 bool belongs_getex(const struct argv *intent, const struct argv *effect)
@@ -61,7 +64,8 @@ bool belongs_getex(const struct argv *intent, const struct argv *effect)
 
 bool belongs_incrbyfloat(const struct argv *intent, const struct argv *effect)
 {
-    return effect->count == 4 && argv_is(effect, 0, "set") && argv_is(effect, 3, "keepttl") && same_arg(intent, 1, effect, 1);
+    return effect->count == 4 && argv_is(effect, 0, "set") && argv_is(effect, 3, "keepttl") &&
+           same_arg(intent, 1, effect, 1);
 }
 
 /* [options] lon lat member ... ─▶ [options] score member ... */
@@ -83,7 +87,8 @@ bool belongs_geoadd(const struct argv *intent, const struct argv *effect)
 }
 
 /* <pop> key n of one of the keys, in the direction asked for, and no more than asked for. */
-static bool popped(const struct argv *intent, const struct argv *effect, const char *first_word, const char *first_pop, const char *other_pop)
+static bool popped(const struct argv *intent, const struct argv *effect, const char *first_word,
+                   const char *first_pop, const char *other_pop)
 {
     int64_t keys, asked = 1, count;
     size_t at;

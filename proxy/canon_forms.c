@@ -1,9 +1,9 @@
-/* Which forms of a replayable command are taken. Most: as they are. Those with an expiry are spelt with an absolute time, in
- * milliseconds, as Valkey does for its stream:
+/* Which forms of a replayable command are taken. Most: as they are. Those with an expiry are spelt with an absolute
+ * time, in milliseconds, as Valkey does for its stream:
  *
- *     SET k v EX 100 NX   ─▶  SET k v PXAT 1795173900374 NX      (Valkey itself would drop the NX: then it would not be the intent)
- *     EXPIRE k 100 GT     ─▶  PEXPIREAT k 1795173900374 GT
- *     GETEX k EX 100      ─▶  GETEX k PXAT 1795173900374
+ *     SET k v EX 100 NX   ─▶  SET k v PXAT 1795173900374 NX      (Valkey itself would drop the NX: then it would not
+ * be the intent) EXPIRE k 100 GT     ─▶  PEXPIREAT k 1795173900374 GT GETEX k EX 100      ─▶  GETEX k PXAT
+ * 1795173900374
  *
  * An option that is not known here makes the form CANON_NO: captured is always right. */
 #include <inttypes.h>
@@ -32,7 +32,8 @@ struct unit {
     const char *word;
     bool seconds, relative;
 };
-static const struct unit units[] = {{"ex", true, true}, {"px", false, true}, {"exat", true, false}, {"pxat", false, false}};
+static const struct unit units[] = {
+    {"ex", true, true}, {"px", false, true}, {"exat", true, false}, {"pxat", false, false}};
 
 static const struct unit *unit_at(const struct argv *a, size_t i)
 {
@@ -326,7 +327,8 @@ enum canon_result form_zrangestore(const struct canon_call *c)
     for (size_t i = 5; i < c->a->count; i++) {
         if (is_one_of(c->a, i, options))
             continue;
-        if (!argv_is(c->a, i, "limit") || !argv_integer(c->a, i + 1, &ignored) || !argv_integer(c->a, i + 2, &ignored))
+        if (!argv_is(c->a, i, "limit") || !argv_integer(c->a, i + 1, &ignored) ||
+            !argv_integer(c->a, i + 2, &ignored))
             return CANON_NO;
         i += 2;
     }
@@ -452,6 +454,6 @@ enum canon_result form_xsetid(const struct canon_call *c)
 
     if (!is_full_id(a, 2) || a->count == 3)
         return same_if(is_full_id(a, 2));
-    return same_if(a->count == 7 && argv_is(a, 3, "entriesadded") && argv_integer(a, 4, &n) && argv_is(a, 5, "maxdeletedid") &&
-                   is_full_id(a, 6));
+    return same_if(a->count == 7 && argv_is(a, 3, "entriesadded") && argv_integer(a, 4, &n) &&
+                   argv_is(a, 5, "maxdeletedid") && is_full_id(a, 6));
 }

@@ -1,4 +1,5 @@
-/* Shared by canon.c (the table), canon_forms.c (which forms are taken, and their canonical spelling) and canon_belongs.c. */
+/* Shared by canon.c (the table), canon_forms.c (which forms are taken, and their canonical spelling) and
+ * canon_belongs.c. */
 #ifndef HF_CANON_INTERNAL_H
 #define HF_CANON_INTERNAL_H
 

@@ -1,10 +1,11 @@
-/* Reads Valkey's answer to COMMAND into a hash table by lower-case name; subcommands are entries of their own, "client|setname".
+/* Reads Valkey's answer to COMMAND into a hash table by lower-case name; subcommands are entries of their own,
+ * "client|setname".
  *
  *     [name, arity, [flags], first, last, step, [ACL categories], [tips], [key specs], [subcommands: the same again]]
  *     key spec: {notes, flags: [...], begin_search: {type, spec: {...}}, find_keys: {type, spec: {...}}}
  *
- * A map comes as an array of names and values in RESP2, as a map in RESP3: hiredis gives both as one list. What cannot be understood in a key spec
- * makes the command CMD_KEYS_OPEN, which is always safe. */
+ * A map comes as an array of names and values in RESP2, as a map in RESP3: hiredis gives both as one list. What
+ * cannot be understood in a key spec makes the command CMD_KEYS_OPEN, which is always safe. */
 #include <ctype.h>
 #include <hiredis/hiredis.h>
 #include <stdio.h>
@@ -19,22 +20,25 @@
 #error "hiredis 1.0 or later is needed: make deps"
 #endif
 
-enum { FIELD_NAME, FIELD_ARITY, FIELD_FLAGS, FIELD_SPECS = 8, FIELD_SUBCOMMANDS = 9, FIELDS_MIN = 10, ELEMENTS_MAX = 1024 * 1024 };
+enum {
+    FIELD_NAME,
+    FIELD_ARITY,
+    FIELD_FLAGS,
+    FIELD_SPECS = 8,
+    FIELD_SUBCOMMANDS = 9,
+    FIELDS_MIN = 10,
+    ELEMENTS_MAX = 1024 * 1024
+};
 
 static const struct {
     const char *name;
     uint32_t flag;
 } flag_names[] = {
-    {"write", CMD_WRITE},
-    {"readonly", CMD_READONLY},
-    {"blocking", CMD_BLOCKING},
-    {"may_replicate", CMD_MAY_REPLICATE},
-    {"admin", CMD_ADMIN},
-    {"pubsub", CMD_PUBSUB},
-    {"noscript", CMD_NOSCRIPT},
-    {"movablekeys", CMD_MOVABLEKEYS},
-    {"no_multi", CMD_NO_MULTI},
-    {"no_auth", CMD_NO_AUTH},
+    {"write", CMD_WRITE},       {"readonly", CMD_READONLY},
+    {"blocking", CMD_BLOCKING}, {"may_replicate", CMD_MAY_REPLICATE},
+    {"admin", CMD_ADMIN},       {"pubsub", CMD_PUBSUB},
+    {"noscript", CMD_NOSCRIPT}, {"movablekeys", CMD_MOVABLEKEYS},
+    {"no_multi", CMD_NO_MULTI}, {"no_auth", CMD_NO_AUTH},
     {"module", CMD_MODULE},
 };
 
@@ -127,10 +131,11 @@ static void read_specs(struct command_entry *e, const redisReply *specs)
         if (list_has(spec_flags, "not_key"))
             continue;
         *flags |= CMD_HAS_KEYS;
-        if ((*flags & CMD_WRITE) == 0 && (list_has(spec_flags, "RW") || list_has(spec_flags, "OW") || list_has(spec_flags, "RM")))
+        if ((*flags & CMD_WRITE) == 0 &&
+            (list_has(spec_flags, "RW") || list_has(spec_flags, "OW") || list_has(spec_flags, "RM")))
             *flags |= CMD_MAY_REPLICATE; /* a "read" that can change its key: PFCOUNT */
-        if (list_has(spec_flags, "incomplete") || e->specs == KEY_SPECS_MAX || !read_begin(&s, member(spec, "begin_search")) ||
-            !read_find(&s, member(spec, "find_keys")))
+        if (list_has(spec_flags, "incomplete") || e->specs == KEY_SPECS_MAX ||
+            !read_begin(&s, member(spec, "begin_search")) || !read_find(&s, member(spec, "find_keys")))
             *flags |= CMD_KEYS_OPEN;
         else
             e->spec[e->specs++] = s;
@@ -212,10 +217,12 @@ struct command_table *command_table_new(const char *reply, size_t n, char *why, 
 
     CHECK(reader != NULL);
     reader->maxelements = ELEMENTS_MAX;
-    if (redisReaderFeed(reader, reply, n) != REDIS_OK || redisReaderGetReply(reader, &tree) != REDIS_OK || tree == NULL) {
+    if (redisReaderFeed(reader, reply, n) != REDIS_OK || redisReaderGetReply(reader, &tree) != REDIS_OK ||
+        tree == NULL) {
         (void)snprintf(why, why_size, "the answer to COMMAND is not complete RESP");
     } else if (!is_list(tree)) {
-        (void)snprintf(why, why_size, "COMMAND was refused: %.100s", ((redisReply *)tree)->str ? ((redisReply *)tree)->str : "?");
+        (void)snprintf(why, why_size, "COMMAND was refused: %.100s",
+                       ((redisReply *)tree)->str ? ((redisReply *)tree)->str : "?");
     } else {
         t = must_calloc(1, sizeof *t);
         if (!add_all(t, tree)) {
@@ -250,7 +257,8 @@ size_t command_table_count(const struct command_table *t)
 
 /* ---- asking ---- */
 
-/* Lower case into name at `at`; 0 if it does not fit or could not be one name ("client|id" as one argument names nothing). */
+/* Lower case into name at `at`; 0 if it does not fit or could not be one name ("client|id" as one argument names
+ * nothing). */
 static size_t put_name(char name[static 64], size_t at, const struct argv *a, size_t i)
 {
     size_t n = argv_len(a, i);

@@ -22,10 +22,11 @@ enum command_flag {
     CMD_NOSCRIPT = 1 << 6,
     CMD_MOVABLEKEYS = 1 << 7,
     CMD_NO_MULTI = 1 << 8,
-    CMD_CONTAINER = 1 << 9,  /* has subcommands */
-    CMD_SCRIPT = 1 << 10,    /* EVAL, EVALSHA, FCALL and their _RO forms: may touch keys that they do not name */
-    CMD_KEYS_OPEN = 1 << 11, /* its key specs are incomplete, unknown or variable: the keys cannot be told from the arguments */
-    CMD_HAS_KEYS = 1 << 12,  /* has at least one key spec that is a key (not not_key) */
+    CMD_CONTAINER = 1 << 9, /* has subcommands */
+    CMD_SCRIPT = 1 << 10,   /* EVAL, EVALSHA, FCALL and their _RO forms: may touch keys that they do not name */
+    CMD_KEYS_OPEN =
+        1 << 11, /* its key specs are incomplete, unknown or variable: the keys cannot be told from the arguments */
+    CMD_HAS_KEYS = 1 << 12, /* has at least one key spec that is a key (not not_key) */
     CMD_NO_AUTH = 1 << 13,
     CMD_MODULE = 1 << 14
 };
@@ -42,12 +43,15 @@ struct command_table *command_table_new(const char *reply, size_t n, char *why, 
 void command_table_free(struct command_table *t);
 size_t command_table_count(const struct command_table *t);
 
-/* The command (or subcommand) that the arguments name; NULL if Valkey did not list it. For a container with an unknown subcommand: the container. */
+/* The command (or subcommand) that the arguments name; NULL if Valkey did not list it. For a container with an
+ * unknown subcommand: the container. */
 const struct command *command_find(const struct command_table *t, const struct argv *a);
 
-/* Adds the keys that the arguments name, hashed with db. Sets out->all when they cannot all be told (CMD_KEYS_OPEN, CMD_SCRIPT, bad
- * arguments) or the command is a write that names none. Reads without keys: out->all as well if CMD_READONLY. */
-void command_keys(const struct command_table *t, const struct command *c, const struct argv *a, uint32_t db, struct keyset *out);
+/* Adds the keys that the arguments name, hashed with db. Sets out->all when they cannot all be told (CMD_KEYS_OPEN,
+ * CMD_SCRIPT, bad arguments) or the command is a write that names none. Reads without keys: out->all as well if
+ * CMD_READONLY. */
+void command_keys(const struct command_table *t, const struct command *c, const struct argv *a, uint32_t db,
+                  struct keyset *out);
 
 /* Whether this call may block: flag blocking, and for XREAD/XREADGROUP only with BLOCK. */
 bool command_blocks(const struct command *c, const struct argv *a);

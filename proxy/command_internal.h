@@ -19,7 +19,8 @@ struct key_spec {
     int64_t from;
     bool by_number; /* argument begin + number_at holds how many keys there are, the first at begin + first */
     int64_t number_at, first;
-    int64_t last, limit; /* else up to begin + last, or, if negative, counted from the end; limit: of 1/limit of the rest */
+    int64_t last,
+        limit; /* else up to begin + last, or, if negative, counted from the end; limit: of 1/limit of the rest */
     int64_t step;
 };
 

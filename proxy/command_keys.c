@@ -1,11 +1,11 @@
-/* Which keys do these arguments name? Valkey's own key specs, followed as Valkey does (getKeysUsingKeySpecs), and wherever that leaves a
- * doubt the answer is "all", which only makes somebody wait longer.
+/* Which keys do these arguments name? Valkey's own key specs, followed as Valkey does (getKeysUsingKeySpecs), and
+ * wherever that leaves a doubt the answer is "all", which only makes somebody wait longer.
  *
  *     ZUNIONSTORE d 2 a b WEIGHTS 1 2      index 1, range 0   ─▶ d
  *                                          index 2, keynum    ─▶ a b
  *     GEORADIUS g 1 2 5 km STORE d         index 1, range 0   ─▶ g
- *                                          keyword STORE      ─▶ d   (twice: Valkey's parser takes the last, its key specs the first: all)
- *     COPY a b DB 3                        b is in database 3 */
+ *                                          keyword STORE      ─▶ d   (twice: Valkey's parser takes the last, its key
+ * specs the first: all) COPY a b DB 3                        b is in database 3 */
 #include "proxy/command_internal.h"
 
 struct found {
@@ -95,7 +95,8 @@ static void move_destination(const struct argv *a, struct keyset *out)
         add_key(a, 1, (uint32_t)other, out);
 }
 
-void command_keys(const struct command_table *t, const struct command *c, const struct argv *a, uint32_t db, struct keyset *out)
+void command_keys(const struct command_table *t, const struct command *c, const struct argv *a, uint32_t db,
+                  struct keyset *out)
 {
     const struct command_entry *e = (const struct command_entry *)c;
     bool touches = (c->flags & (CMD_WRITE | CMD_READONLY)) != 0;

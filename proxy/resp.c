@@ -3,11 +3,12 @@
  *     *2 $3 GET $1 a  *1 $4 PI            one read of a client
  *     └── command 1 ┘ └ begun ──▶ the rest of it comes later
  *
- * Each argument is copied once, in the callback that hiredis makes for it, to where it stands in the canonical command. So what
- * is handed out never depends on how a client's bytes were spelt or cut.
+ * Each argument is copied once, in the callback that hiredis makes for it, to where it stands in the canonical
+ * command. So what is handed out never depends on how a client's bytes were spelt or cut.
  *
- * The reader is fed ahead, a slice at a time: after a command, `ahead` bytes of what the caller will pass again (he was told that they
- * were not used) are already inside. They are a copy only: at a command's boundary they can be dropped at any time.
+ * The reader is fed ahead, a slice at a time: after a command, `ahead` bytes of what the caller will pass again (he
+ * was told that they were not used) are already inside. They are a copy only: at a command's boundary they can be
+ * dropped at any time.
  *
  * States, and what may be trusted in each:
  *     BETWEEN    the next byte begins a command; the reader holds `ahead` bytes and no begun command
@@ -15,57 +16,22 @@
  *     INLINE     line holds a line's beginning; the reader is empty
  *
  * hiredis has no limits of its own on bytes: after each slice (at most 16 KiB) we look at what it is waiting for. */
-#include <hiredis/hiredis.h>
-#include <hiredis/read.h>
 #include <hiredis/sds.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "log/base/diag.h"
-#include "proxy/resp.h"
-
-#if HIREDIS_MAJOR < 1
-#error "hiredis 1.0 or later is needed: make deps"
-#endif
+#include "proxy/resp_internal.h"
 
 enum {
-    SLICE_BYTES = 4096,         /* the reader moves its rest for each KiB that it has consumed: small is fast */
-    SLICE_BYTES_MAX = 16384,    /* inside a long argument nothing is moved */
-    KEEP_BYTES_MAX = 64 * 1024, /* a longer buffer is released, not kept for the next command */
-    POOL_PARSERS_MAX = 64,
+    SLICE_BYTES = 4096,      /* the reader moves its rest for each KiB that it has consumed: small is fast */
+    SLICE_BYTES_MAX = 16384, /* inside a long argument nothing is moved */
     STRICT_ARGS_MAX = 10,
     STRICT_BULK_BYTES_MAX = 16384,
     HEADER_BYTES_MAX = 24, /* of a valid one: $, 19 digits, CRLF */
     ARGS_MIN = 16
 };
-
-enum parser_state { BETWEEN, MULTIBULK, INLINE };
-
-struct resp_parser {
-    enum parser_state state;
-    redisReader *reader; /* NULL: made when needed */
-    size_t ahead;
-    struct buf canon, line;
-    struct arg *arg;
-    size_t count, cap;
-    bool header_seen, strict;
-    const struct resp_limits *limits;
-    const char *refused; /* set by a callback that refuses what it was given */
-    struct resp_parser *next;
-};
-
-struct resp_pool {
-    const struct resp_limits *limits;
-    struct resp_parser *spare;
-    size_t spares;
-    struct resp_parser *lent; /* given back, but its last command is still borrowed */
-    char error[64];
-};
-
-static size_t pending(const redisReader *r)
-{
-    return r->len - r->pos;
-}
 
 /* ---- what hiredis calls; any non-NULL result means "go on" ---- */
 
@@ -152,128 +118,10 @@ static void *on_bool(const redisReadTask *task, int v)
 /* hiredis takes a pointer to non-const, and only reads it. */
 static redisReplyObjectFunctions *callbacks(void)
 {
-    static const redisReplyObjectFunctions functions = {on_string, on_array, on_integer, on_double, on_nil, on_bool, NULL};
+    static const redisReplyObjectFunctions functions = {on_string, on_array, on_integer, on_double,
+                                                        on_nil,    on_bool,  NULL};
 
     return (redisReplyObjectFunctions *)(uintptr_t)&functions;
-}
-
-/* ---- parsers and their pool ---- */
-
-struct resp_pool *resp_pool_new(const struct resp_limits *limits)
-{
-    struct resp_pool *pool = must_calloc(1, sizeof *pool);
-
-    pool->limits = limits;
-    return pool;
-}
-
-static void parser_free(struct resp_parser *p)
-{
-    redisReaderFree(p->reader);
-    buf_free(&p->canon);
-    buf_free(&p->line);
-    free(p->arg);
-    free(p);
-}
-
-void resp_pool_free(struct resp_pool *pool)
-{
-    if (pool == NULL)
-        return;
-    resp_pool_trim(pool);
-    while (pool->spare != NULL) {
-        struct resp_parser *p = pool->spare;
-
-        pool->spare = p->next;
-        parser_free(p);
-    }
-    free(pool);
-}
-
-/* Between commands only, and when nothing is borrowed from p any more. */
-static void trim(struct resp_parser *p)
-{
-    if (p->canon.cap > KEEP_BYTES_MAX)
-        buf_free(&p->canon);
-    if (p->line.cap > KEEP_BYTES_MAX)
-        buf_free(&p->line);
-    if (p->cap > KEEP_BYTES_MAX / sizeof *p->arg) {
-        free(p->arg);
-        p->arg = NULL;
-        p->cap = 0;
-    }
-    p->count = 0;
-}
-
-static void reader_clear(struct resp_parser *p)
-{
-    redisReader *r = p->reader;
-
-    if (r == NULL)
-        return;
-    CHECK(p->state != MULTIBULK);
-    if (r->err != 0 || sdsalloc(r->buf) > KEEP_BYTES_MAX) {
-        redisReaderFree(r);
-        p->reader = NULL;
-    } else {
-        sdsclear(r->buf);
-        r->pos = r->len = 0;
-        r->ridx = -1;
-        r->reply = NULL;
-    }
-    p->ahead = 0;
-}
-
-static void put_spare(struct resp_pool *pool, struct resp_parser *p)
-{
-    p->state = BETWEEN;
-    p->refused = NULL;
-    reader_clear(p);
-    buf_clear(&p->line);
-    trim(p);
-    if (pool->spares == POOL_PARSERS_MAX) {
-        parser_free(p);
-        return;
-    }
-    p->next = pool->spare;
-    pool->spare = p;
-    pool->spares++;
-}
-
-void resp_pool_trim(struct resp_pool *pool)
-{
-    if (pool->lent != NULL)
-        put_spare(pool, pool->lent);
-    pool->lent = NULL;
-}
-
-static struct resp_parser *take(struct resp_pool *pool)
-{
-    struct resp_parser *p = pool->spare;
-
-    if (p == NULL) {
-        p = must_calloc(1, sizeof *p);
-        p->limits = pool->limits;
-        return p;
-    }
-    pool->spare = p->next;
-    pool->spares--;
-    return p;
-}
-
-void resp_parser_drop(struct resp_pool *pool, struct resp_parser *parser)
-{
-    if (parser == NULL)
-        return;
-    put_spare(pool, parser);
-}
-
-size_t resp_parser_bytes(const struct resp_parser *p)
-{
-    if (p == NULL)
-        return 0;
-    return sizeof *p + p->canon.cap + p->line.cap + p->cap * sizeof *p->arg +
-           (p->reader != NULL && p->reader->buf != NULL ? sizeof *p->reader + sdsalloc(p->reader->buf) : 0);
 }
 
 /* ---- multibulk commands ---- */
@@ -286,14 +134,15 @@ static const char *expected_bulk(struct resp_pool *pool, char got)
     return pool->error;
 }
 
-/* The byte of a type that hiredis knows; for one it does not know, the byte is in its error text, quoted as sdssplitargs reads. */
+/* The byte of a type that hiredis knows; for one it does not know, the byte is in its error text, quoted as
+ * sdssplitargs reads. */
 static char type_byte(const redisReader *r)
 {
     static const char bytes[] = {
-        [REDIS_REPLY_STRING] = '$',  [REDIS_REPLY_ARRAY] = '*', [REDIS_REPLY_INTEGER] = ':', [REDIS_REPLY_NIL] = '_',
-        [REDIS_REPLY_STATUS] = '+',  [REDIS_REPLY_ERROR] = '-', [REDIS_REPLY_DOUBLE] = ',',  [REDIS_REPLY_BOOL] = '#',
-        [REDIS_REPLY_MAP] = '%',     [REDIS_REPLY_SET] = '~',   [REDIS_REPLY_ATTR] = '|',    [REDIS_REPLY_PUSH] = '>',
-        [REDIS_REPLY_BIGNUM] = '(',  [REDIS_REPLY_VERB] = '=',
+        [REDIS_REPLY_STRING] = '$', [REDIS_REPLY_ARRAY] = '*', [REDIS_REPLY_INTEGER] = ':', [REDIS_REPLY_NIL] = '_',
+        [REDIS_REPLY_STATUS] = '+', [REDIS_REPLY_ERROR] = '-', [REDIS_REPLY_DOUBLE] = ',',  [REDIS_REPLY_BOOL] = '#',
+        [REDIS_REPLY_MAP] = '%',    [REDIS_REPLY_SET] = '~',   [REDIS_REPLY_ATTR] = '|',    [REDIS_REPLY_PUSH] = '>',
+        [REDIS_REPLY_BIGNUM] = '(', [REDIS_REPLY_VERB] = '=',
     };
     static const char got_text[] = "got ";
     int type = r->task[1]->type, count = 0;
@@ -328,7 +177,7 @@ static const char *reader_error(struct resp_pool *pool, struct resp_parser *p)
 /* A bulk's header, complete at the front of what the reader has pending. */
 static bool bulk_header(const redisReader *r, size_t *length)
 {
-    size_t at = 0, n = pending(r) < HEADER_BYTES_MAX ? pending(r) : HEADER_BYTES_MAX;
+    size_t at = 0, n = resp_pending(r) < HEADER_BYTES_MAX ? resp_pending(r) : HEADER_BYTES_MAX;
     const char *s = r->buf + r->pos;
 
     *length = 0;
@@ -345,15 +194,15 @@ static const char *incomplete_error(struct resp_pool *pool, struct resp_parser *
     bool in_bulk;
     size_t length;
 
-    if (p->canon.len + pending(r) > limits->query_bytes_max)
+    if (p->canon.len + resp_pending(r) > limits->query_bytes_max)
         return "ERR Protocol error: too big request";
     if (!p->header_seen)
-        return pending(r) > limits->line_bytes_max ? "ERR Protocol error: too big mbulk count string" : NULL;
+        return resp_pending(r) > limits->line_bytes_max ? "ERR Protocol error: too big mbulk count string" : NULL;
     in_bulk = r->ridx == 1 && r->task[1]->type == REDIS_REPLY_STRING;
     if (!in_bulk)
         return r->task[1]->type > 0 ? expected_bulk(pool, type_byte(r)) : NULL;
     if (!bulk_header(r, &length)) /* the reader has seen no CRLF yet, or it would have complained */
-        return pending(r) > limits->line_bytes_max ? "ERR Protocol error: too big bulk count string" : NULL;
+        return resp_pending(r) > limits->line_bytes_max ? "ERR Protocol error: too big bulk count string" : NULL;
     if (length > limits->bulk_bytes_max)
         return "ERR Protocol error: invalid bulk length";
     if (p->strict && length > STRICT_BULK_BYTES_MAX)
@@ -364,7 +213,7 @@ static const char *incomplete_error(struct resp_pool *pool, struct resp_parser *
 static bool multibulk_begin(struct resp_parser *p, size_t n)
 {
     if (p->ahead > n)
-        reader_clear(p); /* the caller passes less than before */
+        resp_reader_clear(p); /* the caller passes less than before */
     if (p->reader == NULL) {
         p->reader = redisReaderCreateWithFunctions(callbacks());
         if (p->reader == NULL)
@@ -378,8 +227,8 @@ static bool multibulk_begin(struct resp_parser *p, size_t n)
     return true;
 }
 
-static enum resp_result multibulk(struct resp_pool *pool, struct resp_parser *p, const char *bytes, size_t n, size_t *used,
-                                  const char **error)
+static enum resp_result multibulk(struct resp_pool *pool, struct resp_parser *p, const char *bytes, size_t n,
+                                  size_t *used, const char **error)
 {
     redisReader *r = p->reader;
     size_t fed = p->ahead;
@@ -389,7 +238,7 @@ static enum resp_result multibulk(struct resp_pool *pool, struct resp_parser *p,
         void *token = NULL;
 
         if (first) {
-            size_t slice = pending(r) >= SLICE_BYTES ? SLICE_BYTES_MAX : SLICE_BYTES;
+            size_t slice = resp_pending(r) >= SLICE_BYTES ? SLICE_BYTES_MAX : SLICE_BYTES;
 
             if (fed == n) {
                 *used = n;
@@ -407,7 +256,7 @@ static enum resp_result multibulk(struct resp_pool *pool, struct resp_parser *p,
             return RESP_ERROR;
         }
         if (token != NULL) {
-            p->ahead = pending(r);
+            p->ahead = resp_pending(r);
             *used = fed - p->ahead;
             return RESP_COMMAND;
         }
@@ -435,7 +284,8 @@ static bool line_split(struct resp_parser *p)
     return ok;
 }
 
-static enum resp_result inline_line(struct resp_parser *p, const char *bytes, size_t n, size_t *used, const char **error)
+static enum resp_result inline_line(struct resp_parser *p, const char *bytes, size_t n, size_t *used,
+                                    const char **error)
 {
     const char *newline = memchr(bytes, '\n', n);
     size_t take_n = newline != NULL ? (size_t)(newline - bytes) + 1 : n, line_n;
@@ -467,12 +317,12 @@ static enum resp_result inline_line(struct resp_parser *p, const char *bytes, si
 /* A new command begins at bytes[0]. Nothing is borrowed any more. */
 static bool begin(struct resp_parser *p, const char *bytes, size_t n)
 {
-    trim(p);
+    resp_parser_clear(p);
     buf_clear(&p->canon);
     buf_clear(&p->line);
     if (bytes[0] == '*')
         return multibulk_begin(p, n);
-    reader_clear(p);
+    resp_reader_clear(p);
     p->state = INLINE;
     return true;
 }
@@ -485,11 +335,11 @@ static void end(struct resp_pool *pool, struct resp_parser **parser, bool borrow
     if (borrowed)
         pool->lent = p;
     else
-        put_spare(pool, p);
+        resp_parser_spare(pool, p);
 }
 
-enum resp_result resp_parse(struct resp_pool *pool, struct resp_parser **parser, const char *bytes, size_t n, size_t *used,
-                            bool strict, struct argv *out, const char **error)
+enum resp_result resp_parse(struct resp_pool *pool, struct resp_parser **parser, const char *bytes, size_t n,
+                            size_t *used, bool strict, struct argv *out, const char **error)
 {
     enum resp_result result = RESP_MORE;
     struct resp_parser *p;
@@ -498,7 +348,7 @@ enum resp_result resp_parse(struct resp_pool *pool, struct resp_parser **parser,
     resp_pool_trim(pool);
     *used = 0;
     if (*parser == NULL)
-        *parser = take(pool);
+        *parser = resp_parser_take(pool);
     p = *parser;
     p->strict = strict;
     while (at < n && result == RESP_MORE) {

@@ -1,10 +1,11 @@
-/* Delimits replies: hiredis' reader without callbacks says where each ends, the bytes themselves are lent on as they came.
+/* Delimits replies: hiredis' reader without callbacks says where each ends, the bytes themselves are lent on as they
+ * came.
  *
  *     bytes of one call   |....end of r1|r2........|r3....|r4 ...
  *     partial  |r1 ...        └ joined      └ lent    └ lent   └ copied to partial
  *
- * The reader is fed the same bytes, in slices: it moves the rest of its buffer forward for each KiB that it has consumed. After
- * a reply, end = fed - (reader's bytes not consumed). */
+ * The reader is fed the same bytes, in slices: it moves the rest of its buffer forward for each KiB that it has
+ * consumed. After a reply, end = fed - (reader's bytes not consumed). */
 #include <hiredis/hiredis.h>
 #include <hiredis/read.h>
 #include <hiredis/sds.h>
@@ -18,17 +19,17 @@
 #endif
 
 enum {
-    SLICE_BYTES = 4096,           /* between replies */
-    SLICE_BYTES_MAX = 16384,      /* inside a long one */
-    KEEP_BYTES_MAX = 64 * 1024,   /* a longer buffer is released after its reply */
-    DEPTH_MAX = 128,              /* nesting; Valkey's own replies stay below 10 */
+    SLICE_BYTES = 4096,               /* between replies */
+    SLICE_BYTES_MAX = 16384,          /* inside a long one */
+    KEEP_BYTES_MAX = 64 * 1024,       /* a longer buffer is released after its reply */
+    DEPTH_MAX = 128,                  /* nesting; Valkey's own replies stay below 10 */
     LINE_BYTES_MAX = 64 * 1024 * 1024 /* a reply line: a script may put anything into an error */
 };
 
 struct resp_splitter {
     redisReader *reader;
     struct buf partial; /* what came of a reply that is not complete */
-    bool in_line;       /* the reader waits for a CRLF, and none of its bytes is a LF: no need to ask it before one comes */
+    bool in_line; /* the reader waits for a CRLF, and none of its bytes is a LF: no need to ask it before one comes */
 };
 
 struct resp_splitter *resp_splitter_new(void)
@@ -87,8 +88,8 @@ static bool incomplete_is_sane(struct resp_splitter *s)
     return r->ridx < DEPTH_MAX && !(s->in_line && pending(r) > LINE_BYTES_MAX);
 }
 
-bool resp_split(struct resp_splitter *s, const char *bytes, size_t n, bool (*each)(void *arg, const char *reply, size_t n),
-                void *arg)
+bool resp_split(struct resp_splitter *s, const char *bytes, size_t n,
+                bool (*each)(void *arg, const char *reply, size_t n), void *arg)
 {
     redisReader *r = s->reader;
     size_t fed = 0, start = 0;

@@ -1,6 +1,7 @@
 """What the request parser refuses, and how, next to a real Valkey given the same bytes.
 
-Texts are equal where Valkey refuses too. Where it does not (or frames differently), the parser is stricter: those are listed with what it says.
+Texts are equal where Valkey refuses too. Where it does not (or frames differently), the parser is stricter: those are
+listed with what it says.
 """
 import os
 import socket

@@ -1,4 +1,5 @@
-/* The request parser and the reply splitter on any bytes: how they are cut must not matter, and canonical bytes must mean the same again.
+/* The request parser and the reply splitter on any bytes: how they are cut must not matter, and canonical bytes must
+ * mean the same again.
  *
  * The input's first byte seeds the cuts. */
 #include <stdint.h>
@@ -79,7 +80,9 @@ static void parse(const char *bytes, size_t n, struct cuts cuts, bool strict, st
                 buf_append(out, a.bytes, a.n);
             } else if (result == RESP_ERROR) {
                 CHECK(error != NULL && parser == NULL);
-                buf_text(out, "-"); /* which error may depend on the cuts: a header line can be both too long and no number */
+                buf_text(
+                    out,
+                    "-"); /* which error may depend on the cuts: a header line can be both too long and no number */
             }
             CHECK(resp_parser_bytes(parser) < 256 * 1024);
         }

@@ -1,4 +1,4 @@
-"""Builds tests/tools/canon_cli.c (or takes $CANON_CLI) and speaks with it; and small helpers to run a valkey-server and read RESP."""
+"""Builds tests/tools/canon_cli.c (or takes $CANON_CLI) and speaks with it; runs a valkey-server, reads RESP."""
 import os
 import shutil
 import socket
@@ -7,8 +7,8 @@ import tempfile
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PARTS = ["proxy/argv.c", "proxy/resp.c", "proxy/resp_reply.c", "proxy/canon.c", "proxy/canon_forms.c", "proxy/canon_belongs.c",
-         "log/base/buf.c", "log/base/diag.c"]
+PARTS = ["proxy/argv.c", "proxy/resp.c", "proxy/resp_pool.c", "proxy/resp_reply.c", "proxy/canon.c",
+         "proxy/canon_forms.c", "proxy/canon_belongs.c", "log/base/buf.c", "log/base/diag.c"]
 
 
 def build(folder):
@@ -16,8 +16,9 @@ def build(folder):
         return os.environ["CANON_CLI"]
     binary = os.path.join(folder, "canon_cli")
     own = os.path.join(TOP, "build/deps/lib/libhiredis.a")
-    subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-I.", "-isystem", "build/deps/include",
-                    "-o", binary, "tests/tools/canon_cli.c", *PARTS, own if os.path.exists(own) else "-lhiredis"],
+    subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-I.",
+                    "-isystem", "build/deps/include", "-o", binary, "tests/tools/canon_cli.c", *PARTS,
+                    own if os.path.exists(own) else "-lhiredis"],
                    cwd=TOP, check=True)
     return binary
 
@@ -112,8 +113,10 @@ class Valkey:
     def __init__(self, *settings):
         self.folder = tempfile.mkdtemp(prefix="valkey-")
         self.port = free_port()
-        self.process = subprocess.Popen([valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder,
-                                         "--repl-diskless-sync-delay", "0", *settings], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1",
+                                         "--save", "", "--dir", self.folder, "--repl-diskless-sync-delay", "0",
+                                         *settings],
+                                        stdout=subprocess.DEVNULL)
         for _ in range(100):
             try:
                 c = Connection(self.port)

@@ -1,4 +1,5 @@
-/* The replayable table without a server: what is taken, how it is spelt, where it is refused. tests/e2e/test_canon_stream.py asks Valkey. */
+/* The replayable table without a server: what is taken, how it is spelt, where it is refused.
+ * tests/e2e/test_canon_stream.py asks Valkey. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -57,10 +58,20 @@ static void names(void **state)
 static void same(void **state)
 {
     static const char *const cases[][2] = {
-        {"set", "SET k v"}, {"set", "set k v NX"}, {"set", "SET k v XX GET"}, {"set", "SET k v KEEPTTL"}, {"set", "SET k v PXAT 1795173900001"},
-        {"incr", "INCR k"}, {"mset", "MSET a 1 b 2"}, {"del", "DEL a b c"}, {"pexpireat", "PEXPIREAT k 1795173900001 GT"},
-        {"getex", "GETEX k PERSIST"}, {"lmpop", "LMPOP 2 a b LEFT COUNT 3"}, {"xadd", "XADD x MAXLEN = 5 1-1 f v"},
-        {"zadd", "ZADD z NX CH 1 a 2 b"}, {"copy", "COPY a b DB 3 REPLACE"},
+        {"set", "SET k v"},
+        {"set", "set k v NX"},
+        {"set", "SET k v XX GET"},
+        {"set", "SET k v KEEPTTL"},
+        {"set", "SET k v PXAT 1795173900001"},
+        {"incr", "INCR k"},
+        {"mset", "MSET a 1 b 2"},
+        {"del", "DEL a b c"},
+        {"pexpireat", "PEXPIREAT k 1795173900001 GT"},
+        {"getex", "GETEX k PERSIST"},
+        {"lmpop", "LMPOP 2 a b LEFT COUNT 3"},
+        {"xadd", "XADD x MAXLEN = 5 1-1 f v"},
+        {"zadd", "ZADD z NX CH 1 a 2 b"},
+        {"copy", "COPY a b DB 3 REPLACE"},
     };
     struct buf out = {0};
 
@@ -106,13 +117,35 @@ static void rewritten(void **state)
 static void refused(void **state)
 {
     static const char *const cases[][2] = {
-        {"set", "SET k v EX 0"}, {"set", "SET k v EX -5"}, {"set", "SET k v EX 9223372036854775807"}, {"set", "SET k v PX 9223372036854775807"},
-        {"set", "SET k v PXAT 1795173900000"}, {"set", "SET k v EXAT 1795173900"}, {"set", "SET k v EX"}, {"set", "SET k v EX 5 EX 5"},
-        {"set", "SET k v KEEPTTL EX 5"}, {"set", "SET k v NX XX"}, {"set", "SET k v IFEQ o GET"}, {"set", "SET k"}, {"setex", "SETEX k 0 v"},
-        {"expire", "EXPIRE k 0"}, {"expire", "EXPIRE k 5 NX GT"}, {"pexpireat", "PEXPIREAT k 1795173900000"}, {"incrby", "INCRBY k 1.5"},
-        {"mset", "MSET a 1 b"}, {"lpop", "LPOP l 0"}, {"xadd", "XADD x * f v"}, {"xadd", "XADD x 5-* f v"}, {"xadd", "XADD x 5 f v"},
-        {"xadd", "XADD x MAXLEN ~ 5 5-1 f v"}, {"xtrim", "XTRIM x MAXLEN ~ 5"}, {"lmpop", "LMPOP 3 a b LEFT"}, {"lmpop", "LMPOP 9223372036854775807 a LEFT"},
-        {"zunionstore", "ZUNIONSTORE d 9223372036854775807 a"}, {"copy", "COPY a b DB 1 DB 2"}, {"geosearchstore", "GEOSEARCHSTORE d g FROMLONLAT 1 2 BYRADIUS 5 km COUNT 1 ANY"},
+        {"set", "SET k v EX 0"},
+        {"set", "SET k v EX -5"},
+        {"set", "SET k v EX 9223372036854775807"},
+        {"set", "SET k v PX 9223372036854775807"},
+        {"set", "SET k v PXAT 1795173900000"},
+        {"set", "SET k v EXAT 1795173900"},
+        {"set", "SET k v EX"},
+        {"set", "SET k v EX 5 EX 5"},
+        {"set", "SET k v KEEPTTL EX 5"},
+        {"set", "SET k v NX XX"},
+        {"set", "SET k v IFEQ o GET"},
+        {"set", "SET k"},
+        {"setex", "SETEX k 0 v"},
+        {"expire", "EXPIRE k 0"},
+        {"expire", "EXPIRE k 5 NX GT"},
+        {"pexpireat", "PEXPIREAT k 1795173900000"},
+        {"incrby", "INCRBY k 1.5"},
+        {"mset", "MSET a 1 b"},
+        {"lpop", "LPOP l 0"},
+        {"xadd", "XADD x * f v"},
+        {"xadd", "XADD x 5-* f v"},
+        {"xadd", "XADD x 5 f v"},
+        {"xadd", "XADD x MAXLEN ~ 5 5-1 f v"},
+        {"xtrim", "XTRIM x MAXLEN ~ 5"},
+        {"lmpop", "LMPOP 3 a b LEFT"},
+        {"lmpop", "LMPOP 9223372036854775807 a LEFT"},
+        {"zunionstore", "ZUNIONSTORE d 9223372036854775807 a"},
+        {"copy", "COPY a b DB 1 DB 2"},
+        {"geosearchstore", "GEOSEARCHSTORE d g FROMLONLAT 1 2 BYRADIUS 5 km COUNT 1 ANY"},
     };
     struct buf out = {0};
 
@@ -161,7 +194,8 @@ static void belongs(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct words w, e;
 
-        if (canon_effect_belongs(canon_find(cases[i].name), words(&w, cases[i].intent), words(&e, cases[i].effect)) != cases[i].belongs)
+        if (canon_effect_belongs(canon_find(cases[i].name), words(&w, cases[i].intent), words(&e, cases[i].effect)) !=
+            cases[i].belongs)
             fail_msg("%s / %s", cases[i].intent, cases[i].effect);
     }
 }
@@ -169,7 +203,8 @@ static void belongs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names), cmocka_unit_test(same), cmocka_unit_test(rewritten), cmocka_unit_test(refused), cmocka_unit_test(belongs),
+        cmocka_unit_test(names),   cmocka_unit_test(same),    cmocka_unit_test(rewritten),
+        cmocka_unit_test(refused), cmocka_unit_test(belongs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* The command table, made from Valkey 8.0.1's answer to COMMAND (tests/unit/data), and the keys that arguments name. */
+/* The command table, made from Valkey 8.0.1's answer to COMMAND (tests/unit/data), and the keys that arguments name.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +20,8 @@ static struct command_table *table;
 
 static size_t read_reply(char *bytes)
 {
-    static const char *const places[] = {"tests/unit/data/command-8.0.1.resp", "../../tests/unit/data/command-8.0.1.resp"};
+    static const char *const places[] = {"tests/unit/data/command-8.0.1.resp",
+                                         "../../tests/unit/data/command-8.0.1.resp"};
     FILE *f = NULL;
     size_t n;
 
@@ -127,8 +129,13 @@ static void blocks(void **state)
     static const struct {
         const char *text;
         bool blocks;
-    } cases[] = {{"BLPOP l 0", true}, {"XREAD STREAMS x 0", false}, {"XREAD COUNT 1 block 0 STREAMS x $", true}, {"LPOP l", false},
-                 {"XREADGROUP GROUP g c STREAMS block 0", false}, {"XREADGROUP GROUP g c BLOCK 5 STREAMS x >", true}, {"BZMPOP 0 1 z MIN", true}};
+    } cases[] = {{"BLPOP l 0", true},
+                 {"XREAD STREAMS x 0", false},
+                 {"XREAD COUNT 1 block 0 STREAMS x $", true},
+                 {"LPOP l", false},
+                 {"XREADGROUP GROUP g c STREAMS block 0", false},
+                 {"XREADGROUP GROUP g c BLOCK 5 STREAMS x >", true},
+                 {"BZMPOP 0 1 z MIN", true}};
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -173,36 +180,96 @@ static void expect_keys(const char *text, const char *want)
     keyset_clear(&k);
 }
 
+static const char *const key_cases[][2] = {
+    {"GET k", "k"},
+    {"SET k v GET", "k"},
+    {"MGET a b c d", "a b c d"},
+    {"MSET a 1 b 2", "a b"},
+    {"DEL a b", "a b"},
+    {"PING", ""},
+    {"BITOP AND d a b", "d a b"},
+    {"ZUNIONSTORE d 2 a b WEIGHTS 1 2", "d a b"},
+    {"ZUNIONSTORE d 3 a b", "*"},
+    {"ZUNIONSTORE d x a", "*"},
+    {"LMPOP 2 a b LEFT", "a b"},
+    {"BLMPOP 0 2 a b LEFT", "a b"},
+    {"BLPOP a b 0", "a b"},
+    {"SINTERCARD 2 a b LIMIT 1", "a b"},
+    {"XREAD COUNT 2 STREAMS a b 0 0", "a b"},
+    {"XREADGROUP GROUP g c STREAMS a b > >", "a b"},
+    {"XREAD COUNT 1", "*"},
+    {"XREADGROUP GROUP STREAMS c STREAMS a >", "a"},
+    {"XREAD STREAMS STREAMS 0", "*"},
+    {"XGROUP CREATE x g 0", "x"},
+    {"OBJECT ENCODING k", "k"},
+    {"GEORADIUS g 1 2 5 km", "g"},
+    {"GEORADIUS g 1 2 5 km STORE d", "g d"},
+    {"GEORADIUS g 1 2 5 km STORE d STORE e", "*"},
+    {"GEORADIUS g 1 2 5 km STORE d STOREDIST e", "g d e"},
+    {"GEORADIUS g 1 2 5 km STORE", "*"},
+    {"SORT l", "*"},
+    {"SORT l BY w_* STORE d", "*"},
+    {"EVAL x 1 k", "*"},
+    {"EVAL_RO x 0", "*"},
+    {"FCALL f 1 k", "*"},
+    {"FLUSHALL", "*"},
+    {"SWAPDB 0 1", "*"},
+    {"KEYS x", "*"},
+    {"SCAN 0", "*"},
+    {"DBSIZE", "*"},
+    {"RANDOMKEY", "*"},
+    {"COPY a b", "a b"},
+    {"COPY a b REPLACE", "a b"},
+    {"COPY a b DB 3", "a b@3"},
+    {"COPY a b db 3 replace", "a b@3"},
+    {"COPY a b DB 3 DB 4", "*"},
+    {"COPY a b DB x", "*"},
+    {"COPY a b DB", "*"},
+    {"COPY a", "*"},
+    {"COPY a b FOO", "*"},
+    {"MOVE k 5", "k k@5"},
+    {"MOVE k x", "*"},
+    {"MOVE k", "*"},
+    {"RENAME a b", "a b"},
+    {"PUBLISH c m", ""},
+    {"SPUBLISH c m", ""},
+    {"GET", "*"},
+    {"MIGRATE h 1 k 0 100 KEYS a b", "*"},
+    {"PFCOUNT a b", "a b"},
+    {"PFMERGE d a b", "d a b"},
+    {"SMOVE a b m", "a b"},
+    {"RESTORE k 0 x", "k"},
+    {"WATCH a b", "a b"},
+    {"CLIENT SETNAME x", ""},
+    {"MEMORY USAGE k", "k"},
+    {"LCS a b", "a b"},
+    {"SUBSCRIBE c", ""},
+    {"MULTI", ""},
+};
+
 static void keys(void **state)
 {
-    static const char *const cases[][2] = {
-        {"GET k", "k"}, {"SET k v GET", "k"}, {"MGET a b c d", "a b c d"}, {"MSET a 1 b 2", "a b"}, {"DEL a b", "a b"}, {"PING", ""},
-        {"BITOP AND d a b", "d a b"}, {"ZUNIONSTORE d 2 a b WEIGHTS 1 2", "d a b"}, {"ZUNIONSTORE d 3 a b", "*"}, {"ZUNIONSTORE d x a", "*"},
-        {"LMPOP 2 a b LEFT", "a b"}, {"BLMPOP 0 2 a b LEFT", "a b"}, {"BLPOP a b 0", "a b"}, {"SINTERCARD 2 a b LIMIT 1", "a b"},
-        {"XREAD COUNT 2 STREAMS a b 0 0", "a b"}, {"XREADGROUP GROUP g c STREAMS a b > >", "a b"}, {"XREAD COUNT 1", "*"},
-        {"XREADGROUP GROUP STREAMS c STREAMS a >", "a"}, {"XREAD STREAMS STREAMS 0", "*"}, {"XGROUP CREATE x g 0", "x"}, {"OBJECT ENCODING k", "k"},
-        {"GEORADIUS g 1 2 5 km", "g"}, {"GEORADIUS g 1 2 5 km STORE d", "g d"}, {"GEORADIUS g 1 2 5 km STORE d STORE e", "*"},
-        {"GEORADIUS g 1 2 5 km STORE d STOREDIST e", "g d e"}, {"GEORADIUS g 1 2 5 km STORE", "*"}, {"SORT l", "*"}, {"SORT l BY w_* STORE d", "*"},
-        {"EVAL x 1 k", "*"}, {"EVAL_RO x 0", "*"}, {"FCALL f 1 k", "*"}, {"FLUSHALL", "*"}, {"SWAPDB 0 1", "*"}, {"KEYS x", "*"}, {"SCAN 0", "*"},
-        {"DBSIZE", "*"}, {"RANDOMKEY", "*"}, {"COPY a b", "a b"}, {"COPY a b REPLACE", "a b"}, {"COPY a b DB 3", "a b@3"},
-        {"COPY a b db 3 replace", "a b@3"}, {"COPY a b DB 3 DB 4", "*"}, {"COPY a b DB x", "*"}, {"COPY a b DB", "*"}, {"COPY a", "*"}, {"COPY a b FOO", "*"},
-        {"MOVE k 5", "k k@5"}, {"MOVE k x", "*"}, {"MOVE k", "*"}, {"RENAME a b", "a b"}, {"PUBLISH c m", ""}, {"SPUBLISH c m", ""}, {"GET", "*"},
-        {"MIGRATE h 1 k 0 100 KEYS a b", "*"}, {"PFCOUNT a b", "a b"}, {"PFMERGE d a b", "d a b"}, {"SMOVE a b m", "a b"}, {"RESTORE k 0 x", "k"},
-        {"WATCH a b", "a b"}, {"CLIENT SETNAME x", ""}, {"MEMORY USAGE k", "k"}, {"LCS a b", "a b"}, {"SUBSCRIBE c", ""}, {"MULTI", ""},
-    };
-
     (void)state;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        expect_keys(cases[i][0], cases[i][1]);
+    for (size_t i = 0; i < sizeof key_cases / sizeof *key_cases; i++)
+        expect_keys(key_cases[i][0], key_cases[i][1]);
 }
 
 static void bad_tables(void **state)
 {
-    static const char *const bad[] = {"", "*1\r\n", "-NOPERM no\r\n", "+OK\r\n", "*0\r\n", "*1\r\n:1\r\n", "*1\r\n*1\r\n$3\r\nget\r\n",
-                                      "*1\r\n*10\r\n$3\r\nget\r\n:2\r\n:1\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n*0\r\n*0\r\n"};
+    static const char *const bad[] = {
+        "",
+        "*1\r\n",
+        "-NOPERM no\r\n",
+        "+OK\r\n",
+        "*0\r\n",
+        "*1\r\n:1\r\n",
+        "*1\r\n*1\r\n$3\r\nget\r\n",
+        "*1\r\n*10\r\n$3\r\nget\r\n:2\r\n:1\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n*0\r\n*0\r\n"};
     /* RESP3, an unknown module command with a search from the end, and one with an unknown way to search */
-    static const char good[] = "*1\r\n*10\r\n$5\r\nM.GET\r\n:2\r\n~2\r\n+write\r\n+module\r\n:1\r\n:1\r\n:1\r\n~0\r\n*0\r\n*1\r\n%3\r\n$5\r\nflags\r\n~1\r\n+RW\r\n"
-                               "$12\r\nbegin_search\r\n%2\r\n$4\r\ntype\r\n$5\r\nother\r\n$4\r\nspec\r\n%0\r\n$9\r\nfind_keys\r\n%0\r\n*0\r\n";
+    static const char good[] = "*1\r\n*10\r\n$5\r\nM.GET\r\n:2\r\n~2\r\n+write\r\n+module\r\n:1\r\n:1\r\n:1\r\n~"
+                               "0\r\n*0\r\n*1\r\n%3\r\n$5\r\nflags\r\n~1\r\n+RW\r\n"
+                               "$12\r\nbegin_search\r\n%2\r\n$4\r\ntype\r\n$5\r\nother\r\n$4\r\nspec\r\n%0\r\n$"
+                               "9\r\nfind_keys\r\n%0\r\n*0\r\n";
     struct command_table *t;
     struct words w;
     char why[200];
@@ -223,7 +290,8 @@ static void bad_tables(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finds), cmocka_unit_test(flags), cmocka_unit_test(blocks), cmocka_unit_test(keys), cmocka_unit_test(bad_tables),
+        cmocka_unit_test(finds), cmocka_unit_test(flags),      cmocka_unit_test(blocks),
+        cmocka_unit_test(keys),  cmocka_unit_test(bad_tables),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

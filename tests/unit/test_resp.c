@@ -14,8 +14,10 @@
 
 static const struct resp_limits usual = {512u << 20, 1u << 30, 1024 * 1024, 64 * 1024};
 
-/* Parses everything in pieces of `piece` bytes; appends canonical commands to out, then "-error\r\n" if there was one. */
-static void parse_all(const struct resp_limits *limits, const char *bytes, size_t n, size_t piece, bool strict, struct buf *out)
+/* Parses everything in pieces of `piece` bytes; appends canonical commands to out, then "-error\r\n" if there was
+ * one. */
+static void parse_all(const struct resp_limits *limits, const char *bytes, size_t n, size_t piece, bool strict,
+                      struct buf *out)
 {
     struct resp_pool *pool = resp_pool_new(limits);
     struct resp_parser *parser = NULL;
@@ -73,8 +75,8 @@ static void expect(const char *in, const char *want)
     expect_n(&usual, in, strlen(in), false, want);
 }
 
-#define GET_A "*2\r\n$3\r\nGET\r\n$1\r\na\r\n"
-#define PING "*1\r\n$4\r\nPING\r\n"
+#define GET_A     "*2\r\n$3\r\nGET\r\n$1\r\na\r\n"
+#define PING      "*1\r\n$4\r\nPING\r\n"
 #define BAD(text) "-ERR Protocol error: " text "\r\n"
 
 static void multibulk_and_inline(void **state)
@@ -190,7 +192,8 @@ static void memory(void **state)
     buf_printf(&in, "$1000000\r\n%01000000d\r\n", 7);
     assert_int_equal(resp_parse(pool, &parser, buf_head(&in), 500000, &used, false, &a, &error), RESP_MORE);
     assert_true(resp_parser_bytes(parser) >= 499000 && resp_parser_bytes(parser) < 1500000);
-    assert_int_equal(resp_parse(pool, &parser, buf_head(&in) + 500000, in.len - 500000, &used, false, &a, &error), RESP_COMMAND);
+    assert_int_equal(resp_parse(pool, &parser, buf_head(&in) + 500000, in.len - 500000, &used, false, &a, &error),
+                     RESP_COMMAND);
     assert_null(parser);
     assert_int_equal(used, in.len - 500000);
     assert_memory_equal(a.bytes, buf_head(&in), in.len);
@@ -257,9 +260,23 @@ static bool split_in(const char *in, size_t n, size_t piece, struct buf *out)
 
 static void replies(void **state)
 {
-    static const char *const all[] = {
-        "+OK\r\n", "-ERR x\r\n", ":1\r\n", "$-1\r\n", "$0\r\n\r\n", "$3\r\na\r\n\r\n", "*-1\r\n", "*0\r\n", "*2\r\n*1\r\n:1\r\n$1\r\na\r\n",
-        "%1\r\n+a\r\n*2\r\n:1\r\n:2\r\n", "~1\r\n_\r\n", ">2\r\n+message\r\n$1\r\nx\r\n", "#t\r\n", ",1.5\r\n", "(123\r\n", "=5\r\ntxt:a\r\n", "_\r\n"};
+    static const char *const all[] = {"+OK\r\n",
+                                      "-ERR x\r\n",
+                                      ":1\r\n",
+                                      "$-1\r\n",
+                                      "$0\r\n\r\n",
+                                      "$3\r\na\r\n\r\n",
+                                      "*-1\r\n",
+                                      "*0\r\n",
+                                      "*2\r\n*1\r\n:1\r\n$1\r\na\r\n",
+                                      "%1\r\n+a\r\n*2\r\n:1\r\n:2\r\n",
+                                      "~1\r\n_\r\n",
+                                      ">2\r\n+message\r\n$1\r\nx\r\n",
+                                      "#t\r\n",
+                                      ",1.5\r\n",
+                                      "(123\r\n",
+                                      "=5\r\ntxt:a\r\n",
+                                      "_\r\n"};
     struct buf in = {0}, want = {0};
 
     (void)state;
@@ -352,7 +369,8 @@ static void writers(void **state)
     resp_array(&out, 2);
     resp_map(&out, 2, 2);
     resp_map(&out, 2, 3);
-    assert_memory_equal(buf_head(&out), "-ERR no\r\n+OK\r\n:-5\r\n$3\r\na\0b\r\n$0\r\n\r\n$-1\r\n_\r\n*2\r\n*4\r\n%2\r\n", out.len);
+    assert_memory_equal(buf_head(&out),
+                        "-ERR no\r\n+OK\r\n:-5\r\n$3\r\na\0b\r\n$0\r\n\r\n$-1\r\n_\r\n*2\r\n*4\r\n%2\r\n", out.len);
     buf_free(&out);
 }
 
@@ -362,9 +380,20 @@ static void numbers(void **state)
         const char *text;
         bool ok;
         int64_t v;
-    } cases[] = {{"0", true, 0}, {"-0", false, 0}, {"00", false, 0}, {"+1", false, 0}, {" 1", false, 0}, {"1 ", false, 0}, {"", false, 0},
-                 {"-", false, 0}, {"-1", true, -1}, {"9223372036854775807", true, INT64_MAX}, {"9223372036854775808", false, 0},
-                 {"-9223372036854775808", true, INT64_MIN}, {"-9223372036854775809", false, 0}, {"18446744073709551616", false, 0}};
+    } cases[] = {{"0", true, 0},
+                 {"-0", false, 0},
+                 {"00", false, 0},
+                 {"+1", false, 0},
+                 {" 1", false, 0},
+                 {"1 ", false, 0},
+                 {"", false, 0},
+                 {"-", false, 0},
+                 {"-1", true, -1},
+                 {"9223372036854775807", true, INT64_MAX},
+                 {"9223372036854775808", false, 0},
+                 {"-9223372036854775808", true, INT64_MIN},
+                 {"-9223372036854775809", false, 0},
+                 {"18446744073709551616", false, 0}};
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -381,9 +410,18 @@ static void numbers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(multibulk_and_inline), cmocka_unit_test(empty_requests), cmocka_unit_test(refused), cmocka_unit_test(long_lines),
-        cmocka_unit_test(limits_are_kept), cmocka_unit_test(memory), cmocka_unit_test(rest_in_small_pieces), cmocka_unit_test(replies),
-        cmocka_unit_test(big_reply), cmocka_unit_test(long_reply_line), cmocka_unit_test(not_resp), cmocka_unit_test(writers),
+        cmocka_unit_test(multibulk_and_inline),
+        cmocka_unit_test(empty_requests),
+        cmocka_unit_test(refused),
+        cmocka_unit_test(long_lines),
+        cmocka_unit_test(limits_are_kept),
+        cmocka_unit_test(memory),
+        cmocka_unit_test(rest_in_small_pieces),
+        cmocka_unit_test(replies),
+        cmocka_unit_test(big_reply),
+        cmocka_unit_test(long_reply_line),
+        cmocka_unit_test(not_resp),
+        cmocka_unit_test(writers),
         cmocka_unit_test(numbers),
     };
 
