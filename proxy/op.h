@@ -54,6 +54,7 @@ struct op {
     uint64_t forwarded_us;
     uint8_t phase;      /* sequencer.c's enum */
     bool referred;      /* its effect was seen and matched */
+    bool skipped;       /* the effect of a later one was found: it seems to have left none */
     struct flight *flight; /* OP_CAPTURED: what is known of it while it may take effect (seq_keys.h) */
     bool ghost;         /* made by the sequencer, freed by it: nobody else sees it but to forward it */
     bool orphan;        /* stands in for an op whose client was answered already: no reply will come for it */

@@ -122,6 +122,7 @@ void seq_detach(struct seq *s)
     fail_all(s, &s->open_waiting);
     CHECK(s->figures.ops == 0);
     s->cursor = NULL;
+    s->skipped = 0;
     markers_drop(s, UINT64_MAX);
     keys_clear(s);
     epochs_reset(s);

@@ -12,7 +12,7 @@
 #ifdef SEQ_CLAUSES
 enum clause {
     CUT_AT_MARKER, TAINT, WAIT_FOR_MARKER, CAPTURED_WAITS, READS_WAIT, READS_SEE_TAP, NO_EFFECT_TAINTS, TAINT_FOLLOWS_DATA,
-    REFUSED_WAITS, EQUAL_BYTES_TAINT, UNITS_WHOLE, KILL_BEFORE_MARKER, CLAUSES
+    REFUSED_WAITS, EQUAL_BYTES_TAINT, SKIPPED_TAINTS, UNITS_WHOLE, KILL_BEFORE_MARKER, CLAUSES
 };
 #define RULE(s, clause) ((s)->without != (int)(clause))
 #else
@@ -45,6 +45,7 @@ struct key { /* one key hash with something to remember; gone when there is noth
     uint64_t taint;       /* log index until whose commit it is tainted, NEED_OPEN, 0 = clean */
     uint64_t lane_marker; /* marker that closes its newest forwarded lane write */
     uint32_t lane;        /* forwarded lane writes naming it, unresolved */
+    uint32_t skipped;     /* of those: passed over when a later one's effect was found */
     uint32_t flying;      /* flights naming it */
     UT_hash_handle hh;
 };
@@ -83,6 +84,7 @@ struct seq {
 
     struct op_list queue, unresolved, resolved, flying, waiting, open_waiting, pending_marker;
     struct op *cursor; /* first of unresolved that may still match */
+    size_t skipped;    /* unresolved ones before it that were passed over */
     struct flight_list flights, closing, killing;
     size_t flight_all; /* flights that may touch any key */
 

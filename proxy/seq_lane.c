@@ -252,11 +252,13 @@ static void resolve(struct seq *s, uint64_t resolves)
         if (s->cursor == op)
             s->cursor = TAILQ_NEXT(op, in_core);
         TAILQ_REMOVE(&s->unresolved, op, in_core);
+        s->skipped -= op->skipped;
         for (uint32_t i = 0; i < op->keys.count; i++) {
             struct key *k = key_get(s, keyset_keys(&op->keys)[i]);
 
             CHECK(k->lane > 0);
             k->lane--;
+            k->skipped -= op->skipped;
             key_drop_if_clean(s, k);
         }
         op->need = s->last_cut_index;

@@ -28,6 +28,24 @@ static bool is_effect_of(const struct op *op, const struct seq_effect *e, uint64
     return op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single);
 }
 
+/* An intent that left no effect that we know as its own. If a later one of the same key is found all the same, equal bytes may be this one's,
+ * and the later one's own effect yet to come. */
+static void skip(struct seq *s, struct op *op)
+{
+    op->skipped = true;
+    s->skipped++;
+    for (uint32_t i = 0; i < op->keys.count; i++)
+        key_get(s, keyset_keys(&op->keys)[i])->skipped++;
+}
+
+static bool behind_skipped(struct seq *s, const struct op *op)
+{
+    for (uint32_t i = 0; s->skipped > 0 && i < op->keys.count; i++)
+        if (key_get(s, keyset_keys(&op->keys)[i])->skipped > 0)
+            return true;
+    return false;
+}
+
 /* The forwarded intent whose effect this is: in lane order, so those before it that were not matched left none. */
 static struct op *match(struct seq *s, const struct seq_effect *e)
 {
@@ -39,6 +57,8 @@ static struct op *match(struct seq *s, const struct seq_effect *e)
     hash = hash64(e->bytes, e->n, 0);
     for (struct op *op = s->cursor; op != NULL && looked < SEQ_MATCH_LOOKAHEAD_MAX; looked++) {
         if (is_effect_of(op, e, hash)) {
+            for (; s->cursor != op; s->cursor = TAILQ_NEXT(s->cursor, in_core))
+                skip(s, s->cursor);
             s->cursor = TAILQ_NEXT(op, in_core);
             return op;
         }
@@ -105,7 +125,9 @@ void seq_effect(struct seq *s, const struct seq_effect *e)
     s->stream_db = s->logged_db = e->db_after;
     s->effects++;
     if (op != NULL) {
-        bool dirty = may_be_touched(s, &op->keys) && RULE(s, EQUAL_BYTES_TAINT);
+        /* Others' equal bytes do harm only where a lane write of the key was passed over, so the second clause covers the first; both stay. */
+        bool dirty = (may_be_touched(s, &op->keys) || (behind_skipped(s, op) && RULE(s, SKIPPED_TAINTS))) &&
+                     RULE(s, EQUAL_BYTES_TAINT);
 
         dirty = dirty || (op->keys.count > 1 && taint_touches(s, &op->keys) && RULE(s, TAINT_FOLLOWS_DATA));
         op->referred = true;

@@ -15,10 +15,10 @@
 #include "proxy/seq_internal.h"
 
 #ifdef SEQ_CLAUSES
-const char *const seq_clauses[] = {"cut-at-marker",     "taint",         "wait-for-marker",    "captured-waits",
-                                   "reads-wait",        "reads-see-tap", "no-effect-taints",   "taint-follows-data",
-                                   "refused-waits",     "equal-bytes",   "units-whole",        "kill-before-marker",
-                                   NULL};
+const char *const seq_clauses[] = {"cut-at-marker",    "taint",         "wait-for-marker",  "captured-waits",
+                                   "reads-wait",       "reads-see-tap", "no-effect-taints", "taint-follows-data",
+                                   "refused-waits",    "equal-bytes",   "skipped-taints",   "units-whole",
+                                   "kill-before-marker", NULL};
 
 void seq_without(struct seq *s, const char *clause)
 {
@@ -196,7 +196,7 @@ void seq_hold(struct seq *s, struct op *op, uint64_t need)
 static void enter(struct seq *s, struct op *op)
 {
     op->marker = op->need = op->seq = op->log_index = op->came_us = 0;
-    op->referred = op->orphan = op->ghost = false;
+    op->referred = op->skipped = op->orphan = op->ghost = false;
     op->flight = NULL;
     op->phase = PHASE_NEW;
     s->figures.ops++;
