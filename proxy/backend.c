@@ -1,13 +1,13 @@
 /* A connection to Valkey. Life:
  *
- *     CONNECTING ──handshake answered, run_id proven──▶ READY ──EOF, error, wrong answer──▶ DEAD ──backend_close()──▶ freed
- *          └────────refused, wrong Valkey, bad password─────────────────────────────────────▶ DEAD
+ *     CONNECTING ──run_id proven──▶ READY ──EOF, error, wrong answer──▶ DEAD ──backend_close()──▶ freed
+ *          └───refused, wrong Valkey, bad password────────────────────────▲
  *
- * The handshake goes out in one write. Requests that are queued meanwhile are held back until its last reply: bytes for
- * one Valkey must never reach another, so nothing leaves before the run_id is proven.
+ * The handshake goes out in one write. Requests that are queued meanwhile are held back until its last reply: bytes
+ * for one Valkey must never reach another, so nothing leaves before the run_id is proven.
  *
- * Replies carry no names; what belongs to what is told by order alone. So each request leaves one entry in a ring, and each
- * reply takes the oldest. Our own requests (handshake, SELECT, HELLO) leave an address inside own_mark[]:
+ * Replies carry no names; what belongs to what is told by order alone. So each request leaves one entry in a ring,
+ * and each reply takes the oldest. Our own requests (handshake, SELECT, HELLO) leave an address inside own_mark[]:
  *
  *     sent:  AUTH SETNAME ID INFO │ SELECT 2  GET a  SELECT 0  SET c
  *     due:   auth name    id info │ use       op1    use       op2     ◀── replies, first in, first out */
@@ -37,9 +37,9 @@ struct backend {
     const struct diag *diag;
     char name[NAME_BYTES_MAX];
     enum backend_state state;
-    bool closed;               /* by the owner */
+    bool closed; /* by the owner */
     bool as_user;
-    struct stream *stream;     /* NULL if it could not even be opened */
+    struct stream *stream;      /* NULL if it could not even be opened */
     struct loop_timer *failure; /* only then: reports it on the next turn */
     struct resp_splitter *splitter;
     const struct backend_events *events;

@@ -1,11 +1,12 @@
 /* One connection to Valkey: handshake, pipelined requests, replies in order.
  *
- * Handshake: AUTH (if a password is set), CLIENT SETNAME holdfast-<node>-<what>, CLIENT ID, INFO server; the run_id must be the expected one ("" takes
- * any), so that no connection to a different Valkey is ever used. as_user: then RESET, so that the connection is an ordinary client's, for the
- * session to authenticate by itself. Requests may be queued before ready(): they are sent after the handshake.
+ * Handshake: AUTH (if a password is set), CLIENT SETNAME holdfast-<node>-<what>, CLIENT ID, INFO server; the run_id
+ * must be the expected one ("" takes any), so that no connection to a different Valkey is ever used. as_user: then
+ * RESET, so that the connection is an ordinary client's, for the session to authenticate by itself. Requests may be
+ * queued before ready(): they are sent after the handshake.
  *
  *     out:  [SELECT 2] GET a   GET b   [SELECT 0] SET c
- *     due:   internal  op1     op2      internal   op3        one cookie per reply that is due, first in, first out */
+ *     due:   internal  op1     op2      internal   op3        one cookie per reply due, first in, first out */
 #ifndef HF_BACKEND_H
 #define HF_BACKEND_H
 
@@ -25,17 +26,19 @@ struct backend_settings {
     bool as_user;
 };
 struct backend_events {
-    void (*ready)(void *arg);   /* may be NULL */
+    void (*ready)(void *arg); /* may be NULL */
     void (*reply)(void *arg, void *cookie, const char *reply, size_t n);
-    void (*push)(void *arg, const char *push, size_t n); /* a RESP3 push, or any reply while in stream mode, or one that nobody asked for; may be NULL
-                                                            (then an unasked reply closes the connection) */
-    void (*closed)(void *arg, const char *why);          /* at most once; unanswered cookies: backend_take_due() */
+    /* A RESP3 push, or a reply that nobody asked for (what follows SUBSCRIBE in RESP2); may be NULL: then the
+     * latter closes the connection. */
+    void (*push)(void *arg, const char *push, size_t n);
+    void (*closed)(void *arg, const char *why); /* at most once; unanswered cookies: backend_take_due() */
 };
 struct backend *backend_new(struct loop *l, const struct diag *d, const struct backend_settings *s,
                             const struct backend_events *events, void *arg);
 void backend_close(struct backend *b); /* freed at the end of the turn; NULL is fine */
 
-/* Makes the connection's database and protocol these, by SELECT and HELLO in line, if they differ. An error answer to them closes the connection. */
+/* Makes the connection's database and protocol these, by SELECT and HELLO in line, if they differ. An error answer
+ * to them closes the connection. */
 void backend_use(struct backend *b, uint32_t db, int proto);
 /* One command (canonical RESP) with one reply due. cookie must not be NULL. */
 void backend_send(struct backend *b, const void *resp, size_t n, void *cookie);
@@ -44,14 +47,17 @@ void backend_send_unanswered(struct backend *b, const void *resp, size_t n);
 /* After the session changed them itself (AUTH, SELECT inside MULTI, HELLO, RESET on a pinned connection). */
 void backend_note_db(struct backend *b, uint32_t db);
 void backend_note_proto(struct backend *b, int proto);
-bool backend_take_due(struct backend *b, void **cookie); /* oldest unanswered cookie, removed; internal ones are skipped */
-size_t backend_due(const struct backend *b);             /* unanswered cookies */
+bool backend_take_due(struct backend *b,
+                      void **cookie);        /* oldest unanswered cookie, removed; internal ones are skipped */
+size_t backend_due(const struct backend *b); /* unanswered cookies */
 bool backend_ready(const struct backend *b);
-uint64_t backend_client_id(const struct backend *b);     /* Valkey's id of this connection; 0 before the handshake */
-size_t backend_pending(const struct backend *b);         /* unsent bytes */
-uint64_t backend_waiting_since_ms(const struct backend *b); /* loop time at which the oldest unanswered request was sent or the last reply came; 0 = nothing is due */
+uint64_t backend_client_id(const struct backend *b); /* Valkey's id of this connection; 0 before the handshake */
+size_t backend_pending(const struct backend *b);     /* unsent bytes */
+/* Loop time at which the oldest unanswered request was sent or the last reply came (our own included); 0 = nothing
+ * is due. */
+uint64_t backend_waiting_since_ms(const struct backend *b);
 const char *backend_run_id(const struct backend *b);
-const char *backend_local_ip(const struct backend *b);   /* our end's address, "" for a Unix socket */
-void backend_pause(struct backend *b, bool pause);       /* stop reading replies */
+const char *backend_local_ip(const struct backend *b); /* our end's address, "" for a Unix socket */
+void backend_pause(struct backend *b, bool pause);     /* stop reading replies */
 
 #endif

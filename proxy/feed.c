@@ -7,14 +7,14 @@
  *     what goes out:   +FULLRESYNC <id> 0  $<len>  RDB bytes │ SELECT 0  SET ...   ...  │ REPLCONF GETACK *
  *     offset:                                                0 ─────────────────────── goal ──────────── end
  *
- * GETACK makes Valkey answer at once, with the offset before that command: `goal`. When it says so it has executed all
- * that we sent, and it counts GETACK as well: the stream ends for both at feed_offset().
+ * GETACK makes Valkey answer at once, with the offset before that command: `goal`. When it says so it has executed
+ * all that we sent, and it counts GETACK as well: the stream ends for both at feed_offset().
  *
- * Work is done in pieces, one per turn, and only while less than OUT_BYTES_MAX waits to be sent; so the loop is never held up
- * and a slow Valkey slows the reading of file and log.
+ * Work is done in pieces, one per turn, and only while less than OUT_BYTES_MAX waits to be sent; so the loop is
+ * never held up and a slow Valkey slows the reading of file and log.
  *
- * A stranger may find the port first. It has to know the password; as long as nobody has said it, a newcomer takes the place of one who
- * has been silent for GREETING_MS_MAX. */
+ * A stranger may find the port first. It has to know the password; as long as nobody has said it, a newcomer takes
+ * the place of one who has been silent for GREETING_MS_MAX. */
 #include "proxy/feed.h"
 
 #include <errno.h>
@@ -46,12 +46,20 @@ enum {
     OUT_BYTES_MAX = 1024 * 1024, /* beyond it we wait for Valkey */
     CONNECT_MS_MAX = 15000,      /* until Valkey has said the password */
     GREETING_MS_MAX = 1000,
-    SILENCE_MS_MAX = 60000,      /* neither takes bytes nor says anything: repl-timeout's default */
+    SILENCE_MS_MAX = 60000, /* neither takes bytes nor says anything: repl-timeout's default */
     TICK_MS = 250,
     WHY_BYTES_MAX = 256
 };
 
-enum feed_state { FEED_LISTENING, FEED_GREETING, FEED_SNAPSHOT, FEED_STREAM, FEED_WAITING, FEED_COMPLETE, FEED_CLOSED };
+enum feed_state {
+    FEED_LISTENING,
+    FEED_GREETING,
+    FEED_SNAPSHOT,
+    FEED_STREAM,
+    FEED_WAITING,
+    FEED_COMPLETE,
+    FEED_CLOSED
+};
 
 /* An RDB without keys, for a log that begins at nothing. The checksum of zeros means "not computed". */
 static const unsigned char empty_rdb[] = {'R', 'E', 'D', 'I', 'S', '0', '0', '1', '1', 0xff, 0, 0, 0, 0, 0, 0, 0, 0};
@@ -363,8 +371,9 @@ static bool listen_on(struct feed *f, const char *ip, char *why, size_t why_size
         (void)snprintf(why, why_size, "cannot listen on %s: %s", ip, gai_strerror(rc));
         return false;
     }
-    f->listener = evconnlistener_new_bind(loop_base(f->loop), on_accept, f, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 4,
-                                          found->ai_addr, (int)found->ai_addrlen);
+    f->listener =
+        evconnlistener_new_bind(loop_base(f->loop), on_accept, f, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 4,
+                                found->ai_addr, (int)found->ai_addrlen);
     freeaddrinfo(found);
     if (f->listener == NULL ||
         getsockname(evconnlistener_get_fd(f->listener), (struct sockaddr *)&bound, &size) != 0) {
@@ -407,8 +416,8 @@ static void release(void *object)
     free(f);
 }
 
-struct feed *feed_new(struct loop *l, const struct diag *d, struct log *log, const char *ip, const struct feed_events *events, void *arg,
-                      char *why, size_t why_size)
+struct feed *feed_new(struct loop *l, const struct diag *d, struct log *log, const char *ip,
+                      const struct feed_events *events, void *arg, char *why, size_t why_size)
 {
     struct feed *f = must_calloc(1, sizeof *f);
 
@@ -418,7 +427,8 @@ struct feed *feed_new(struct loop *l, const struct diag *d, struct log *log, con
     f->log = log;
     f->events = events;
     f->arg = arg;
-    f->limits = (struct resp_limits){.bulk_bytes_max = 65536, .query_bytes_max = 65536, .args_max = 64, .line_bytes_max = 65536};
+    f->limits = (struct resp_limits){
+        .bulk_bytes_max = 65536, .query_bytes_max = 65536, .args_max = 64, .line_bytes_max = 65536};
     f->pool = resp_pool_new(&f->limits);
     f->started_ms = loop_now_ms(l);
     memcpy(f->password, FEED_PASSWORD_PREFIX, sizeof FEED_PASSWORD_PREFIX - 1);

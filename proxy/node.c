@@ -5,8 +5,9 @@
  *     control (backend)   asks, sets, kills, PINGs        tap        the stream
  *     feed                only while REBUILDING           snapshot's tap: an RDB now and then
  *
- * Whichever goes, and whatever else goes wrong, node_fail() closes them all and begins anew at CONNECTING: there is no
- * half-way repair. The log alone says where to go on, so the way up is the same after any trouble, and after a restart.
+ * Whichever goes, and whatever else goes wrong, node_fail() closes them all and begins anew at CONNECTING: there is
+ * no half-way repair. The log alone says where to go on, so the way up is the same after any trouble, and after a
+ * restart.
  *
  * Slow things (walking the log, waiting for a commit) are one function pointer, `step`, run by the work timer. */
 #include "proxy/node.h"
@@ -27,10 +28,10 @@
 
 const char *node_state_name(enum node_state s)
 {
-    static const char *const name[] = {[NODE_STARTING] = "starting",     [NODE_CONNECTING] = "connecting",
-                                       [NODE_ADOPTING] = "adopting",     [NODE_BRIDGING] = "bridging",
-                                       [NODE_REBUILDING] = "rebuilding", [NODE_ATTACHED] = "attached",
-                                       [NODE_STOPPED] = "stopped"};
+    static const char *const name[] = {
+        [NODE_STARTING] = "starting", [NODE_CONNECTING] = "connecting", [NODE_ADOPTING] = "adopting",
+        [NODE_BRIDGING] = "bridging", [NODE_REBUILDING] = "rebuilding", [NODE_ATTACHED] = "attached",
+        [NODE_STOPPED] = "stopped"};
 
     return name[s];
 }
@@ -39,11 +40,14 @@ void node_set_state(struct node *n, enum node_state to, const char *why)
 {
     static const bool allowed[7][7] = {
         [NODE_STARTING] = {[NODE_CONNECTING] = true, [NODE_STOPPED] = true},
-        [NODE_CONNECTING] = {[NODE_CONNECTING] = true, [NODE_ADOPTING] = true, [NODE_BRIDGING] = true,
-                             [NODE_REBUILDING] = true, [NODE_STOPPED] = true},
+        [NODE_CONNECTING] = {[NODE_CONNECTING] = true,
+                             [NODE_ADOPTING] = true,
+                             [NODE_BRIDGING] = true,
+                             [NODE_REBUILDING] = true,
+                             [NODE_STOPPED] = true},
         [NODE_ADOPTING] = {[NODE_CONNECTING] = true, [NODE_ATTACHED] = true, [NODE_STOPPED] = true},
-        [NODE_BRIDGING] = {[NODE_CONNECTING] = true, [NODE_REBUILDING] = true, [NODE_ATTACHED] = true,
-                           [NODE_STOPPED] = true},
+        [NODE_BRIDGING] =
+            {[NODE_CONNECTING] = true, [NODE_REBUILDING] = true, [NODE_ATTACHED] = true, [NODE_STOPPED] = true},
         [NODE_REBUILDING] = {[NODE_CONNECTING] = true, [NODE_ATTACHED] = true, [NODE_STOPPED] = true},
         [NODE_ATTACHED] = {[NODE_CONNECTING] = true, [NODE_STOPPED] = true},
     };

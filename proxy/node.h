@@ -1,9 +1,11 @@
-/* The life of our Valkey: find it, prove it, rebuild it if it cannot be proven, follow its stream, watch it, start it again.
+/* The life of our Valkey: find it, prove it, rebuild it if it cannot be proven, follow its stream, watch it, start
+ * it again.
  *
- *   CONNECTING ─▶ decide ─┬─ nothing logged yet ──────────────▶ ADOPTING   (RDB through the tap = first snapshot) ─┐
- *                         ├─ same run_id as the last attach ──▶ BRIDGING   (tap by partial sync)                   ├─▶ ATTACHED
- *                         └─ anything else, or no bridge ─────▶ REBUILDING (feed; then REPLICAOF NO ONE, partial)  ─┘
- *   ATTACHED ──tap cut──▶ CONNECTING ...     any state ──Valkey gone, hung, replaced──▶ CONNECTING
+ *   CONNECTING ─▶ decide ─┬─ nothing logged yet ────────▶ ADOPTING   (RDB by the tap = snapshot) ─┐
+ *                         ├─ same run_id as attached ───▶ BRIDGING   (tap, partial sync) ────────┼▶ ATTACHED
+ *                         └─ anything else, no bridge ──▶ REBUILDING (feed, promotion, tap) ─────┘
+ *
+ *   ATTACHED ──tap cut──▶ CONNECTING      any state ──Valkey gone, hung, replaced──▶ CONNECTING
  *
  * node_decide() is the pure part; the rest drives it. */
 #ifndef HF_NODE_H
@@ -24,33 +26,46 @@ struct diag;
 struct loop;
 struct node;
 
-enum node_state { NODE_STARTING, NODE_CONNECTING, NODE_ADOPTING, NODE_BRIDGING, NODE_REBUILDING, NODE_ATTACHED, NODE_STOPPED };
+enum node_state {
+    NODE_STARTING,
+    NODE_CONNECTING,
+    NODE_ADOPTING,
+    NODE_BRIDGING,
+    NODE_REBUILDING,
+    NODE_ATTACHED,
+    NODE_STOPPED
+};
 const char *node_state_name(enum node_state s);
 
 struct node_events {
-    /* The stream is ours from here on: CONTROL_ATTACH is committed; replay facts are as of the attachment. rebuilt: Valkey's state is exactly the log's and
-     * nothing is pending. Otherwise (bridged) pending intents of facts may yet appear in the stream, or never: the core must have
-     * other connections killed (node has done it), send a marker, and resolve them. identity is the core's now. */
+    /* The stream is ours from here on: CONTROL_ATTACH is committed; replay facts are as of the attachment. rebuilt:
+     * Valkey's state is exactly the log's and nothing is pending. Otherwise (bridged) pending intents of facts may
+     * yet appear in the stream, or never: the core must have other connections killed (node has done it), send a
+     * marker, and resolve them. identity is the core's now. */
     void (*attached)(void *arg, struct valkey_identity *identity, const struct replay_facts *facts, bool bridged);
-    /* The tap was cut or Valkey is gone: forward nothing any more. Comes before anything of a new attachment. same_valkey_possible is false if Valkey is
-     * known to be gone or replaced. */
+    /* The tap was cut or Valkey is gone: forward nothing any more. Comes before anything of a new
+     * attachment. */
     void (*detached)(void *arg, const char *why);
-    /* Before a rebuild: everything that the core has seen and not yet appended must be appended now (sequencer's closing OUTCOME); called once per rebuild, while
-     * detached. The node goes on when the log has committed it. */
+    /* Before a rebuild: everything that the core has seen and not yet appended must be appended now (sequencer's
+     * closing OUTCOME); called once per rebuild, while detached. The node goes on when the log has committed it. */
     void (*close_out)(void *arg);
     void (*effect)(void *arg, const struct effect *e);
-    void (*message)(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n, const struct effect *e);
-    /* A running snapshot: Valkey forked at this offset of the stream: return false until the tap has passed it, then fill the mark. */
+    void (*message)(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n,
+                    const struct effect *e);
+    /* A running snapshot: Valkey forked at this offset of the stream: return false until the tap has passed it,
+     * then fill the mark. */
     bool (*map_offset)(void *arg, uint64_t offset, struct snapshot_mark *mark);
     void (*snapshot_started)(void *arg); /* start to remember offsets (sequencer) */
     void (*snapshot_ended)(void *arg, bool ok, const struct snapshot_mark *mark);
     void (*commands)(void *arg, const char *reply, size_t n); /* the COMMAND reply was read again */
-    void (*failed)(void *arg, const char *why); /* the log contradicts itself: the process must stop. NULL: the node aborts it */
+    void (*failed)(void *arg, const char *why); /* the log contradicts itself: the process must stop. NULL: abort() */
 };
 
-struct node *node_new(struct loop *l, const struct diag *d, const struct config *c, struct log *log, const struct node_events *events, void *arg);
+struct node *node_new(struct loop *l, const struct diag *d, const struct config *c, struct log *log,
+                      const struct node_events *events, void *arg);
 void node_start(struct node *n);
-void node_stop(struct node *n, void (*stopped)(void *arg), void *arg); /* ends a spawned Valkey too (SIGTERM, then SIGKILL) */
+/* Ends a spawned Valkey, too (SIGTERM, then SIGKILL). */
+void node_stop(struct node *n, void (*stopped)(void *arg), void *arg);
 void node_free(struct node *n);
 void node_committed(struct node *n, uint64_t index);
 enum node_state node_state(const struct node *n);
@@ -58,11 +73,15 @@ bool node_valkey_down(const struct node *n);
 uint64_t node_tap_offset(const struct node *n);
 void node_ack(struct node *n, uint64_t durable_offset);
 void node_reload_commands(struct node *n);
-void node_snapshot(struct node *n); /* start one now if none runs; also started by itself by snapshot-log-bytes and when the log is full */
-/* CLIENT KILL ID on the control connection; done() with ok = Valkey answered (or says there is no such client). Not called after detached(). */
-void node_kill_client(struct node *n, uint64_t client_id, void (*done)(void *arg, uint64_t client_id, bool ok), void *arg);
+/* Starts one now if none runs; started by itself by snapshot-log-bytes, and when the log is full. */
+void node_snapshot(struct node *n);
+/* CLIENT KILL ID on the control connection; done() with ok = Valkey answered (or says there is no such client). Not
+ * called after detached(). */
+void node_kill_client(struct node *n, uint64_t client_id, void (*done)(void *arg, uint64_t client_id, bool ok),
+                      void *arg);
 /* Sends a command on the control connection (e.g. a marker while the lane is closed). reply may be NULL. */
-void node_send(struct node *n, const void *resp, size_t bytes, void (*reply)(void *arg, const char *reply, size_t n), void *arg);
+void node_send(struct node *n, const void *resp, size_t bytes, void (*reply)(void *arg, const char *reply, size_t n),
+               void *arg);
 
 struct node_figures {
     double rebuild_progress;
@@ -75,13 +94,13 @@ const struct node_figures *node_figures(const struct node *n);
 
 /* ---- the pure part ---- */
 struct node_facts {
-    bool log_empty;          /* neither snapshot nor entry that says anything */
-    bool log_attached;       /* the log knows an attachment */
-    bool same_run_id;        /* Valkey's run_id is that one's */
-    bool is_replica;         /* role:slave */
+    bool log_empty;    /* neither snapshot nor entry that says anything */
+    bool log_attached; /* the log knows an attachment */
+    bool same_run_id;  /* Valkey's run_id is that one's */
+    bool is_replica;   /* role:slave */
     bool loading;
     bool cluster_enabled, lacks_commands;
-    bool bridge_failed;      /* partial sync was tried and refused since Valkey was found */
+    bool bridge_failed; /* partial sync was tried and refused since Valkey was found */
 };
 enum node_choice { CHOOSE_WAIT, CHOOSE_REFUSE, CHOOSE_ADOPT, CHOOSE_BRIDGE, CHOOSE_REBUILD };
 enum node_choice node_decide(const struct node_facts *f, const char **reason);

@@ -2,7 +2,7 @@
  *
  *   gathered ─▶ log settled (all appended is committed) ─▶ walk ─▶ node_decide()
  *
- *   ADOPTING   tap, full sync: RDB ─▶ first snapshot; tap held ─▶ snapshot durable ─▶ ATTACH committed ─▶ hand over, tap goes on
+ *   ADOPTING   tap, full sync: RDB ─▶ first snapshot; tap held ─▶ snapshot durable ─▶ ATTACH committed ─▶ hand over
  *   BRIDGING   all other connections killed ─▶ tap, partial sync from the log's offset ─▶ hand over
  *              (a full sync is offered instead: the stream has a gap ─▶ REBUILDING)
  *   REBUILDING node_rebuild.c; joins here with ATTACH committed and the tap in partial sync
@@ -111,8 +111,8 @@ static void on_rdb_end(void *arg)
 
     node_sync_delay(n, false);
     tap_pause(n->tap, true); /* effects wait until the core can take them */
-    n->snapshot.mark = (struct snapshot_mark){
-        .index = index, .log_from = index, .next_seq = replay_facts(n->walk)->next_seq};
+    n->snapshot.mark =
+        (struct snapshot_mark){.index = index, .log_from = index, .next_seq = replay_facts(n->walk)->next_seq};
     node_snapshot_finish(n);
 }
 
@@ -122,7 +122,7 @@ static void on_partial(void *arg, const char *replid)
     bool same = strcmp(replid, n->replid) == 0;
 
     (void)snprintf(n->replid, sizeof n->replid, "%s", replid);
-    if (n->state == NODE_BRIDGING && !same) { /* promoted meanwhile: the stream goes on under a new id, which must be known next time */
+    if (n->state == NODE_BRIDGING && !same) { /* promoted meanwhile: next time the new id must be known */
         tap_pause(n->tap, true);
         node_after(n, node_append_attach(n, n->offset, replid, n->valkey.run_id, false), node_hand_over);
     } else if (n->state == NODE_REBUILDING && !same) {

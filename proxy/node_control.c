@@ -35,8 +35,8 @@ static void on_reply(void *arg, void *cookie, const char *reply, size_t n)
 
     (void)arg;
     if (r->killed != NULL) /* ":1", ":0", or "-ERR No such client": gone in each case */
-        r->killed(r->arg, r->client_id, reply[0] == ':' || reply[0] == '+' ||
-                                            (n > 19 && memcmp(reply, "-ERR No such client", 19) == 0));
+        r->killed(r->arg, r->client_id,
+                  reply[0] == ':' || reply[0] == '+' || (n > 19 && memcmp(reply, "-ERR No such client", 19) == 0));
     else if (r->reply != NULL)
         r->reply(r->arg, reply, n);
     free(r);
@@ -105,7 +105,8 @@ void node_send(struct node *n, const void *resp, size_t bytes, void (*reply)(voi
     send_request(n, resp, bytes, (struct request){.reply = reply, .arg = arg});
 }
 
-void node_kill_client(struct node *n, uint64_t client_id, void (*done)(void *arg, uint64_t client_id, bool ok), void *arg)
+void node_kill_client(struct node *n, uint64_t client_id, void (*done)(void *arg, uint64_t client_id, bool ok),
+                      void *arg)
 {
     struct buf out = {0};
     char number[24];

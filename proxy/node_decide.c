@@ -3,10 +3,10 @@
  *   Valkey ...                                  log ...            choice    because
  *   is cluster-enabled, or lacks commands       any                REFUSE    markers would not come through
  *   is loading its own data                     any                WAIT      it answers nothing yet
- *   is somebody's replica                       empty              REFUSE    its data are somebody else's; adopting would fork them
+ *   is somebody's replica                       empty              REFUSE    adopting would fork somebody else's data
  *   any                                         empty              ADOPT     what it holds is where the log begins
- *   any                                         no attachment      REBUILD   nothing proves that its state is the log's
- *   has another run_id                          attachment         REBUILD   restarted or replaced: what it holds is unknown
+ *   any                                         no attachment      REBUILD   nothing proves its state
+ *   has another run_id                          attachment         REBUILD   restarted or replaced: unknown state
  *   is somebody's replica                       attachment         REBUILD   it follows somebody else's writes now
  *   does not continue the stream                attachment         REBUILD   effects in between are lost
  *   any other                                   attachment         BRIDGE    every effect since is in its backlog
@@ -23,14 +23,16 @@ static enum node_choice choose(enum node_choice choice, const char **reason, con
 enum node_choice node_decide(const struct node_facts *f, const char **reason)
 {
     if (f->cluster_enabled)
-        return choose(CHOOSE_REFUSE, reason, "Valkey is cluster-enabled: markers would not reach its replication stream");
+        return choose(CHOOSE_REFUSE, reason,
+                      "Valkey is cluster-enabled: markers would not reach its replication stream");
     if (f->lacks_commands)
         return choose(CHOOSE_REFUSE, reason, "Valkey lacks SPUBLISH, ACL DRYRUN or CLIENT KILL");
     if (f->loading)
         return choose(CHOOSE_WAIT, reason, "Valkey is loading its data");
     if (f->log_empty && f->is_replica)
-        return choose(CHOOSE_REFUSE, reason,
-                      "Valkey is a replica of somebody else: promote it (REPLICAOF NO ONE) if its data are to be adopted");
+        return choose(
+            CHOOSE_REFUSE, reason,
+            "Valkey is a replica of somebody else: promote it (REPLICAOF NO ONE) if its data are to be adopted");
     if (f->log_empty)
         return choose(CHOOSE_ADOPT, reason, "the log is empty");
     if (!f->log_attached)

@@ -1,7 +1,8 @@
-/* What Valkey says about itself: asked in one pipeline when the control connection is ready, decided on when the last answer is in.
+/* What Valkey says about itself: asked in one pipeline when the control connection is ready, decided on when the
+ * last answer is in.
  *
- * Settings that we rely on and may raise are raised here: a backlog large enough to bridge a restart of ours, and an output limit that does
- * not cut the tap at once. What cannot be set (a managed Valkey) is only warned about. */
+ * Settings that we rely on and may raise are raised here: a backlog large enough to bridge a restart of ours, and
+ * an output limit that does not cut the tap at once. What cannot be set (a managed Valkey) is only warned about. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,7 +86,8 @@ static void raise_backlog(struct node *n, const char *now)
     if (strtoull(now, NULL, 10) >= NODE_BACKLOG_BYTES_MIN)
         return;
     (void)snprintf(value, sizeof value, "%d", NODE_BACKLOG_BYTES_MIN);
-    diag_log(n->diag, DIAG_NOTICE, "Valkey at %s: raising repl-backlog-size from %s to %s", node_address(n), now, value);
+    diag_log(n->diag, DIAG_NOTICE, "Valkey at %s: raising repl-backlog-size from %s to %s", node_address(n), now,
+             value);
     set(n, "repl-backlog-size", value);
 }
 
@@ -235,7 +237,8 @@ void node_gather(struct node *n)
 
     n->valkey = (struct node_valkey){.commands = commands};
     n->answers_due = 6;
-    node_ask(n, on_info, 6, (const char *const[]){"INFO", "server", "replication", "persistence", "cluster", "stats"});
+    node_ask(n, on_info, 6,
+             (const char *const[]){"INFO", "server", "replication", "persistence", "cluster", "stats"});
     node_ask(n, on_settings, 9,
              (const char *const[]){"CONFIG", "GET", "databases", "masteruser", "masterauth", "repl-backlog-size",
                                    "client-output-buffer-limit", "maxmemory-policy", "repl-diskless-sync-delay"});

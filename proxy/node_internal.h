@@ -36,7 +36,7 @@ struct node_valkey {
     bool is_replica, loading, cluster_enabled, lacks_commands;
     unsigned databases;
     char master_user[NODE_SETTING_BYTES_MAX], master_auth[NODE_SETTING_BYTES_MAX]; /* to be restored after a feed */
-    char sync_delay[16];                                                          /* repl-diskless-sync-delay */
+    char sync_delay[16];                                                           /* repl-diskless-sync-delay */
     uint64_t unexpected_errors;
     struct buf commands; /* raw reply of COMMAND */
 };
@@ -54,7 +54,8 @@ struct node_snapshot {
     uint64_t reminder; /* entry that repeats the attachment, behind the mark's OUTCOME; 0 = not written yet */
     uint64_t bytes, active_ms, started_ms;
     struct snapshot_mark mark;
-    uint64_t truncate_after, truncate_before; /* once entry `after` is committed: log_truncate(before); 0 = none waits */
+    uint64_t truncate_after,
+        truncate_before; /* once entry `after` is committed: log_truncate(before); 0 = none waits */
     uint64_t retry_at_ms, pause_ms;
 };
 
@@ -86,12 +87,12 @@ struct node {
     struct replay *walk; /* the last walk of the log; its facts */
     uint64_t walked_to;  /* log_committed() at its end */
     void (*walked)(struct node *n);
-    bool bridge_failed;  /* this Valkey does not continue the stream that the log knows */
-    bool closed_out;     /* since detached */
+    bool bridge_failed; /* this Valkey does not continue the stream that the log knows */
+    bool closed_out;    /* since detached */
 
     struct tap *tap;
-    char replid[48]; /* of the stream that the tap follows */
-    uint64_t offset; /* where it was joined */
+    char replid[48];            /* of the stream that the tap follows */
+    uint64_t offset;            /* where it was joined */
     struct replay_facts joined; /* facts for attached() */
 
     struct feed *feed;
@@ -132,9 +133,10 @@ void node_sync_delay(struct node *n, bool zero); /* repl-diskless-sync-delay to 
 void node_walk(struct node *n, void (*walked)(struct node *n));
 void node_decide_now(struct node *n);
 uint64_t node_settled_index(struct node *n); /* once this is committed, all that was appended is */
-uint64_t node_append_attach(struct node *n, uint64_t offset, const char *replid, const char *run_id, bool again); /* index */
+uint64_t node_append_attach(struct node *n, uint64_t offset, const char *replid, const char *run_id,
+                            bool again); /* index */
 void node_open_tap(struct node *n, const char *replid, uint64_t offset, uint32_t db);
-void node_hand_over(struct node *n); /* ATTACH is committed and the tap is open: the core takes over */
+void node_hand_over(struct node *n);        /* ATTACH is committed and the tap is open: the core takes over */
 void node_adopted(struct node *n, bool ok); /* the first snapshot is durable, or failed */
 
 /* ---- node_rebuild.c ---- */

@@ -1,14 +1,15 @@
 /* REBUILDING: make Valkey's state the log's, whatever it was before.
  *
- *   close out    the core appends what it has seen; a CONTROL_ATTACH of nobody says: from here on nothing is bridged to
+ *   close out    the core appends what it has seen; a CONTROL_ATTACH of nobody says: nothing to bridge to
  *   walk         which intents are pending, now that all is committed
- *   resolve      OUTCOME {REF each pending, in sequence order │ RESOLVED last}: they count as executed, and the replay executes them
- *   feed         others killed; masterauth = the feed's password; REPLICAOF feed; snapshot + replayed log; acknowledged
+ *   resolve      OUTCOME {REF each pending, in sequence order, RESOLVED last}: the replay executes them
+ *   feed         others killed; masterauth = the feed's password; REPLICAOF; snapshot + replayed log; acknowledged
  *   promote      REPLICAOF NO ONE; masterauth restored; INFO: replid2 is the feed's up to exactly its end
  *   join         ATTACH committed; tap by partial sync with the feed's id and offset
  *
- * A crash at any point leaves a log that says "attached to nobody", so that the next start rebuilds again: an OUTCOME made for
- * intents that this Valkey has perhaps executed, perhaps not, must never be followed by its own stream. */
+ * A crash at any point leaves a log that says "attached to nobody", so that the next start rebuilds again: an
+ * OUTCOME made for intents that this Valkey has perhaps executed, perhaps not, must never be followed by its own
+ * stream. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +42,8 @@ static void on_promoted(void *arg, const char *reply, size_t size)
     if (strcmp(role, "master") != 0 || strcmp(id2, feed_replid(n->feed)) != 0 ||
         node_info_number(reply, size, "second_repl_offset") != end + 1) {
         node_fail(n, "Valkey was promoted elsewhere than at the feed's end (role %s, offset %llu, not %llu)", role,
-                  (unsigned long long)node_info_number(reply, size, "second_repl_offset"), (unsigned long long)end + 1);
+                  (unsigned long long)node_info_number(reply, size, "second_repl_offset"),
+                  (unsigned long long)end + 1);
         return;
     }
     errors = node_info_number(reply, size, "unexpected_error_replies");
@@ -99,7 +101,8 @@ static void on_feed_closed(void *arg, const char *why)
 static const struct feed_events feed_callbacks = {
     .progress = on_progress, .complete = on_complete, .closed = on_feed_closed};
 
-/* The feed's password is remembered instead of an operator's only if a rebuild died half-way: then there is nothing to save. */
+/* The feed's password is remembered instead of an operator's only if a rebuild died half-way: then there is nothing
+ * to save. */
 static void save_auth(struct node *n)
 {
     const struct node_valkey *v = &n->valkey;
@@ -173,7 +176,7 @@ void node_rebuild(struct node *n, const char *why)
         if (!n->closed_out)
             n->events->close_out(n->arg);
         n->closed_out = true;
-        index = node_append_attach(n, 0, "", "", false); /* behind what the core appended: durable means that is, too */
+        index = node_append_attach(n, 0, "", "", false); /* behind what the core appended: durable together */
     }
     node_after(n, index, walk_again);
 }

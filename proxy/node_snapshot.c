@@ -1,16 +1,17 @@
 /* Snapshots: an RDB that comes through a tap goes into the log's snapshot writer.
  *
- *   at run time:  second tap (rdb-only) ─▶ +FULLRESYNC offset ──────────────────────▶ RDB ... end ─┐
- *                                  └▶ core: which place in the log is that? ─▶ reminder committed ──┴▶ finish ─▶ truncate
+ *   at run time:  second tap (rdb-only) ─▶ +FULLRESYNC offset ────────────────────▶ RDB ... end ─┐
+ *                               └▶ core: which place in the log is that? ─▶ reminder committed ──┴▶ finish
  *   adopting:     the stream's own tap delivers the RDB; the mark is where the log begins
  *
- * The reminder: truncation takes away old entries, also the CONTROL_ATTACH that says which stream the log follows. So it is written again, with
- * the offset of the fork (replay.h says why that one), after the mark's OUTCOME: when it is committed, so is that, and the snapshot may
- * become valid. It must be there *before* the snapshot is: a walk that begins at the mark and finds only an older reminder would
- * bridge from an older offset, and effects that are in the RDB would be logged again.
+ * The reminder: truncation takes away old entries, also the CONTROL_ATTACH that says which stream the log follows.
+ * So it is written again, with the offset of the fork (replay.h says why that one), after the mark's OUTCOME: when
+ * it is committed, so is that, and the snapshot may become valid. It must be there *before* the snapshot is: a walk
+ * that begins at the mark and finds only an older reminder would bridge from an older offset, and effects that are
+ * in the RDB would be logged again.
  *
- * A full log takes no OUTCOME, so no snapshot can become valid either. Then the trail behind the last snapshot is given up at once, and
- * snapshots begin early enough (BEHIND_LOG_SHARE) that there always is one.
+ * A full log takes no OUTCOME, so no snapshot can become valid either. Then the trail behind the last snapshot is
+ * given up at once, and snapshots begin early enough (BEHIND_LOG_SHARE) that there always is one.
  *
  * Nothing here is needed for safety: a snapshot that fails is tried again later, and the log just grows meanwhile. */
 #include <inttypes.h>
@@ -74,7 +75,7 @@ void node_snapshot_abandon(struct node *n, const char *why)
 
     s->truncate_after = 0;
     if (s->phase != SNAPSHOT_TAKING)
-        return;            /* while finishing, done() comes */
+        return; /* while finishing, done() comes */
     diag_log(n->diag, DIAG_WARNING, "Snapshot given up after %" PRIu64 " bytes: %s", s->bytes, why);
     drop_tap(n);
     snapshot_abandon(s->writer);
@@ -82,7 +83,8 @@ void node_snapshot_abandon(struct node *n, const char *why)
     ended(n, false);
 }
 
-/* How much of the log to keep behind a snapshot, as the first index to keep. The entries' mean size stands for the size of each. */
+/* How much of the log to keep behind a snapshot, as the first index to keep. The entries' mean size stands for the
+ * size of each. */
 static uint64_t cut_before(const struct node *n, uint64_t log_from)
 {
     uint64_t first = log_first_index(n->log), count = log_last_index(n->log) + 1 - first, bytes = log_bytes(n->log);
@@ -108,8 +110,8 @@ static void on_finished(void *arg, bool ok)
         n->figures.snapshot_index = s->mark.index;
         n->figures.snapshot_bytes = s->bytes;
         n->figures.snapshot_unix_ms = s->mark.taken_ms;
-        diag_log(n->diag, DIAG_NOTICE, "Snapshot at entry %" PRIu64 ": %" PRIu64 " bytes in %" PRIu64 " ms", s->mark.index,
-                 s->bytes, loop_now_ms(n->loop) - s->started_ms);
+        diag_log(n->diag, DIAG_NOTICE, "Snapshot at entry %" PRIu64 ": %" PRIu64 " bytes in %" PRIu64 " ms",
+                 s->mark.index, s->bytes, loop_now_ms(n->loop) - s->started_ms);
     } else {
         diag_log(n->diag, DIAG_WARNING, "Snapshot failed: its file cannot be made durable");
     }
@@ -253,7 +255,8 @@ static uint64_t bytes_behind(const struct node *n)
     return (uint64_t)((double)log_bytes(n->log) * (double)(last - at) / (double)(last + 1 - first));
 }
 
-/* The reminder of the attachment cannot be written now. If we die before it is, the next start rebuilds instead of bridging. */
+/* The reminder of the attachment cannot be written now. If we die before it is, the next start rebuilds instead of
+ * bridging. */
 static void give_up_trail(struct node *n)
 {
     struct snapshot_mark mark;

@@ -2,24 +2,24 @@
  *
  *   frame or item      after the mark                           before it
  *   INTENT             remembered                               remembered (it may be REFed after the mark)
- *   REF n..m           each intent's bytes go out, forgotten    forgotten; unknown ones were resolved before log_from: nothing
+ *   REF n..m           each intent's bytes go out, forgotten    forgotten; unknown ones: resolved earlier, nothing
  *   RAW                goes out                                 nothing
  *   RESOLVED m         all up to m forgotten                    the same
  *   CONTROL_ATTACH     remembered                               the same
  *
- * The mark may lie inside an OUTCOME (Valkey forks anywhere): effects of entry mark.index are counted, in order, over all of its
- * OUTCOMEs, and the first mark.effects of them are before it.
+ * The mark may lie inside an OUTCOME (Valkey forks anywhere): effects of entry mark.index are counted, in order,
+ * over all of its OUTCOMEs, and the first mark.effects of them are before it.
  *
- *   mark {index 7, effects 2}:   5  INTENT 1,2,3     6  OUTCOME REF 1   7  OUTCOME RAW x │ RAW y ┃ REF 2..3 │ RESOLVED 3
- *                                                       (in the RDB)              in the RDB ┃ goes out
+ *   mark {7, 2}:   5 INTENT 1,2,3   6 OUTCOME REF 1   7 OUTCOME RAW x, RAW y ┃ REF 2..3, RESOLVED 3
+ *                                    (in the RDB)              (in the RDB)  ┃ goes out
  *
- * Intents come in rising sequence numbers, and go mostly in the same order: an array with a head index. Those that were
- * REFed out of order stay as holes (resp == NULL) until the head passes them.
+ * Intents come in rising sequence numbers, and go mostly in the same order: an array with a head index. Those that
+ * were REFed out of order stay as holes (resp == NULL) until the head passes them.
  *
  * A RAW of no bytes is no command; it only says which database is selected there (db after).
  *
- * Damage: a checksummed log can only contradict itself by a mistake of its writer. Then the state that it describes is not known, and the
- * walk stops for good: facts.damage. */
+ * Damage: a checksummed log can only contradict itself by a mistake of its writer. Then the state that it describes
+ * is not known, and the walk stops for good: facts.damage. */
 #include "proxy/replay.h"
 
 #include <stdio.h>
@@ -36,13 +36,13 @@ struct replay {
     struct log *log;
     struct snapshot_mark mark; /* all zero: none */
     bool has_mark;
-    uint64_t first, next;       /* entries walked: first .. next - 1 */
-    uint64_t entry, effects;    /* the entry at hand, and effects counted in it */
-    struct buf *out;            /* of the step at hand; NULL = no output */
-    int64_t out_db;             /* database selected at the end of the output */
+    uint64_t first, next;         /* entries walked: first .. next - 1 */
+    uint64_t entry, effects;      /* the entry at hand, and effects counted in it */
+    struct buf *out;              /* of the step at hand; NULL = no output */
+    int64_t out_db;               /* database selected at the end of the output */
     struct replay_intent *intent; /* intent[head .. count) by rising seq */
     size_t head, count, cap;
-    uint64_t last_seq;            /* of the newest intent seen */
+    uint64_t last_seq; /* of the newest intent seen */
     struct replay_facts facts;
     char why[WHY_BYTES_MAX];
 };

@@ -2,9 +2,10 @@
  *
  *     RUNNING ──ends──▶ PAUSING ──timer──▶ RUNNING ...        any ──spawn_stop()──▶ STOPPING ──ended──▶ STOPPED
  *
- * It outlives us on purpose: own session, no death signal, its output in a file. A Holdfast that was killed comes back, finds it
- * behind its socket and bridges to it, which is faster than any rebuild. Who is behind the socket is asked of the kernel
- * (SO_PEERCRED: the process that called listen()), not of a pidfile: pids are used again, sockets are not.
+ * It outlives us on purpose: own session, no death signal, its output in a file. A Holdfast that was killed comes
+ * back, finds it behind its socket and bridges to it, which is faster than any rebuild. Who is behind the socket is
+ * asked of the kernel (SO_PEERCRED: the process that called listen()), not of a pidfile: pids are used again,
+ * sockets are not.
  *
  * Its end is seen through a pidfd, which works for children and for strangers alike; a kernel without pidfd_open gets
  * a timer that looks. A child is reaped then; a stranger belongs to init.
@@ -58,8 +59,8 @@ struct spawn {
     void *stopped_arg;
     char program[CONFIG_TEXT_MAX];
     char dir[PATH_BYTES_MAX], log[PATH_BYTES_MAX], pidfile[PATH_BYTES_MAX];
-    char socket_arg[PATH_BYTES_MAX];  /* as valkey-server is told */
-    char address[ADDRESS_BYTES_MAX];  /* as we connect */
+    char socket_arg[PATH_BYTES_MAX]; /* as valkey-server is told */
+    char address[ADDRESS_BYTES_MAX]; /* as we connect */
     int dir_fd;
     pid_t pid; /* 0 = none */
     bool child;
@@ -109,7 +110,8 @@ static void on_gone(struct spawn *s, int status)
     if (!stopping && WIFSIGNALED(status))
         diag_log(s->diag, DIAG_WARNING, "valkey-server was killed by signal %d; starting it again", WTERMSIG(status));
     else if (!stopping)
-        diag_log(s->diag, DIAG_WARNING, "valkey-server ended (exit code %d, see %s); starting it again", WEXITSTATUS(status), s->log);
+        diag_log(s->diag, DIAG_WARNING, "valkey-server ended (exit code %d, see %s); starting it again",
+                 WEXITSTATUS(status), s->log);
     if (s->exited != NULL)
         s->exited(s->arg, status);
     if (stopping)
@@ -215,12 +217,33 @@ static int run(struct spawn *s, char *const argv[], pid_t *pid)
 static void start(struct spawn *s)
 {
     char *const argv[] = {s->program,
-                          "--port", "0", /* nobody but us, and those who may enter our data-dir */
-                          "--unixsocket", s->socket_arg, "--unixsocketperm", "700",
-                          "--dir", s->dir, "--logfile", s->log, "--pidfile", s->pidfile, "--daemonize", "no",
-                          "--save", "", "--appendonly", "no", /* durability is our part */
-                          "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0",
-                          "--repl-backlog-size", "64mb", "--maxmemory-policy", "noeviction", NULL};
+                          "--port",
+                          "0", /* nobody but us, and those who may enter our data-dir */
+                          "--unixsocket",
+                          s->socket_arg,
+                          "--unixsocketperm",
+                          "700",
+                          "--dir",
+                          s->dir,
+                          "--logfile",
+                          s->log,
+                          "--pidfile",
+                          s->pidfile,
+                          "--daemonize",
+                          "no",
+                          "--save",
+                          "",
+                          "--appendonly",
+                          "no", /* durability is our part */
+                          "--repl-diskless-sync",
+                          "yes",
+                          "--repl-diskless-sync-delay",
+                          "0",
+                          "--repl-backlog-size",
+                          "64mb",
+                          "--maxmemory-policy",
+                          "noeviction",
+                          NULL};
     pid_t pid = 0;
     int rc = run(s, argv, &pid);
 

@@ -5,12 +5,12 @@
  *       REPLCONF ...)                                   └─ $EOF:<40> ▶ RDB_MARK ──────┘   any state ──▶ DEAD
  *
  * What is easily got wrong, each seen on a real Valkey:
- *  - PSYNC is refused while replies are pending ("invalid with pending output"): it is sent after the last reply came.
- *  - Bare '\n' bytes are keep-alives before +FULLRESYNC and before the '$' of the RDB. Inside the stream there are none.
- *  - After the RDB there is no CRLF. The end of a diskless transfer is known by its 40 random bytes only, which may be
- *    cut anywhere between two reads, and the stream may follow at once in the same read.
- *  - A diskless transfer is followed by nothing until an ACK arrives that was sent after it ended: hence ACKs every second,
- *    from the beginning. Before PSYNC is answered Valkey ignores them without a reply.
+ *  - PSYNC is refused while replies are pending ("invalid with pending output"): sent after the last reply came.
+ *  - Bare '\n' bytes are keep-alives before +FULLRESYNC and before the '$' of the RDB. The stream has none.
+ *  - After the RDB there is no CRLF. The end of a diskless transfer is known by its 40 random bytes only, which may
+ *    be cut anywhere between two reads, and the stream may follow at once in the same read.
+ *  - A diskless transfer is followed by nothing until an ACK arrives that was sent after it ended: hence ACKs every
+ *    second, from the beginning. Before PSYNC is answered Valkey ignores them without a reply.
  *  - ACK says what is durable, not what was read: it is what WAIT counts. */
 #include "proxy/tap.h"
 
@@ -50,10 +50,10 @@ struct tap {
     uint32_t db;
     char line[LINE_BYTES_MAX];
     size_t line_n;
-    uint64_t rdb_left;      /* RDB_LENGTH */
-    char mark[MARK_BYTES];  /* RDB_MARK */
-    struct buf window;      /* RDB_MARK: bytes that may be the beginning of the mark, and the read at hand */
-    struct buf held;        /* bytes of the read during which the owner paused us */
+    uint64_t rdb_left;     /* RDB_LENGTH */
+    char mark[MARK_BYTES]; /* RDB_MARK */
+    struct buf window;     /* RDB_MARK: bytes that may be the beginning of the mark, and the read at hand */
+    struct buf held;       /* bytes of the read during which the owner paused us */
     struct tap_stream *effects;
     uint64_t durable, asked; /* ACK; the offset up to which Valkey asked by GETACK, 0 = it did not */
     char why[WHY_BYTES_MAX];
@@ -267,7 +267,8 @@ static size_t take_rdb_length(struct tap *t, const char *bytes, size_t n)
     return used;
 }
 
-/* window = at most MARK_BYTES - 1 bytes kept from before + this read. Whatever cannot be part of the mark is passed on. */
+/* window = at most MARK_BYTES - 1 bytes kept from before + this read. Whatever cannot be part of the mark is passed
+ * on. */
 static size_t take_rdb_mark(struct tap *t, const char *bytes, size_t n)
 {
     size_t kept = t->window.len, pass, used = n;

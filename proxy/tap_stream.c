@@ -1,11 +1,12 @@
-/* The replication stream is a sequence of commands. What Valkey executed as one (a transaction of several writes, a script)
- * stands between MULTI and EXEC and is one effect here, a unit:
+/* The replication stream is a sequence of commands. What Valkey executed as one (a transaction of several writes, a
+ * script) stands between MULTI and EXEC and is one effect here, a unit:
  *
  *     SELECT 3 │ SET a 1 │ PING │ MULTI  INCR b  SELECT 4  INCR c  EXEC │ SPUBLISH ch m │ REPLCONF GETACK *
  *              │ effect  │      │ unit: db 3 before, 4 after             │ message       │ getack
  *
- * Valkey writes the SELECT that a unit needs *inside* it, after MULTI, so a unit's first database is often wrong for its first
- * command and right only with the SELECTs that it holds: a unit is kept and replayed as a whole, from the database it was met in.
+ * Valkey writes the SELECT that a unit needs *inside* it, after MULTI, so a unit's first database is often wrong
+ * for its first command and right only with the SELECTs that it holds: a unit is kept and replayed as a whole, from
+ * the database it was met in.
  *
  * Offsets: every byte counts, also those of SELECT, PING and GETACK, which are consumed here. A command is canonical
  * RESP in Valkey's stream; its bytes are what the parser made of its arguments, and if these were not as many as were

@@ -20,7 +20,8 @@ enum tap_item {
 /* The stream goes on at `offset`, where database `db` is selected. */
 struct tap_stream *tap_stream_new(uint64_t offset, uint32_t db);
 void tap_stream_free(struct tap_stream *s); /* NULL is fine */
-/* Takes bytes up to the end of the next item; *used says how many: call again with the rest. *e borrows from s until the next call. */
+/* Takes bytes up to the end of the next item; *used says how many: call again with the rest. *e borrows from s
+ * until the next call. */
 enum tap_item tap_stream_next(struct tap_stream *s, const char *bytes, size_t n, size_t *used, struct effect *e,
                               const char **why);
 uint64_t tap_stream_offset(const struct tap_stream *s); /* of the last byte taken */

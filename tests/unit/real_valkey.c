@@ -32,8 +32,21 @@ void real_valkey_make(struct real_valkey *v)
 
 static void run(struct real_valkey *v, const char *const *extra)
 {
-    const char *argv[ARGS_MAX] = {"valkey-server", "--port", "0", "--unixsocket", v->address, "--dir", v->dir, "--save", "",
-                                  "--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0", "--logfile", "valkey.log"};
+    const char *argv[ARGS_MAX] = {"valkey-server",
+                                  "--port",
+                                  "0",
+                                  "--unixsocket",
+                                  v->address,
+                                  "--dir",
+                                  v->dir,
+                                  "--save",
+                                  "",
+                                  "--enable-debug-command",
+                                  "yes",
+                                  "--repl-diskless-sync-delay",
+                                  "0",
+                                  "--logfile",
+                                  "valkey.log"};
     int n = 15;
 
     for (; extra != NULL && *extra != NULL && n < ARGS_MAX - 1; extra++)
@@ -146,21 +159,82 @@ static uint64_t next(uint64_t *x)
     return *x;
 }
 
-/* %k: a key of the type that the letter after it names; %m: another of that type; %n: a small number; %v: a value; %f: a field. */
+/* %k: a key of the type that the letter after it names; %m: another of that type; %n: a small number; %v: a value;
+ * %f: a field. */
 static const char *const forms[] = {
-    "SET %ks %v", "SET %ks %v EX 100000", "SETNX %ks %v", "APPEND %ks %v", "GETSET %ks %v", "GETDEL %ks", "DEL %ks", "UNLINK %ks",
-    "SETRANGE %ks %n %v", "SETBIT %ks %n 1", "COPY %ks %ms REPLACE", "RENAME %ks %ms", "GETEX %ks EX 90000", "PERSIST %ks",
-    "INCR %ki", "INCRBY %ki %n", "DECR %ki", "INCRBYFLOAT %kd 1.5", "EXPIRE %ki 100000", "SET %ki 5 KEEPTTL", "MSET %ki 1 %mi 2",
-    "LPUSH %kl %v %v", "RPUSH %kl %v", "LPOP %kl", "RPOP %kl %n", "LMOVE %kl %ml LEFT RIGHT", "LTRIM %kl 0 20", "LSET %kl 0 %v",
-    "LINSERT %kl BEFORE %v %v", "LREM %kl 1 %v", "LMPOP 2 %kl %ml LEFT COUNT 2", "SORT %kl ALPHA STORE %ml",
-    "SADD %kt %f %f", "SREM %kt %f", "SPOP %kt", "SPOP %kt 2", "SMOVE %kt %mt %f", "SUNIONSTORE %kt %kt %mt", "SDIFFSTORE %kt %kt %mt",
-    "HSET %kh %f %v", "HDEL %kh %f", "HINCRBY %kh n %n", "HINCRBYFLOAT %kh d 0.5", "HSETNX %kh %f %v",
-    "ZADD %kz %n %f", "ZINCRBY %kz 1.5 %f", "ZREM %kz %f", "ZPOPMIN %kz", "ZRANGESTORE %kz %mz 0 5", "ZUNIONSTORE %kz 2 %kz %mz",
-    "ZADD %kz GT CH %n %f", "ZMPOP 1 %kz MIN", "GEOADD %kg 13.36 38.11 %f", "GEOADD %kg 2.3 48.8 %f",
-    "XADD %kx * f %v", "XADD %kx MAXLEN ~ 10 * f %v", "XTRIM %kx MAXLEN 5", "XGROUP CREATE %kx grp $ MKSTREAM",
-    "XREADGROUP GROUP grp c COUNT 2 STREAMS %kx >", "PFADD %kp %f %f", "PFMERGE %kp %mp", "BITFIELD %kb INCRBY u8 %n 3",
-    "EVAL e1 1 %ki", "EVAL e2 2 %ks %kl", "SELECT", "MULTI", "MULTI", "SPUBLISH ch %v", "PUBLISH ch %v", "MOVE %ks %n",
-    "BLPOP %kl 0.001", "SWAPDB 1 2", "FUNCTION FLUSH",
+    "SET %ks %v",
+    "SET %ks %v EX 100000",
+    "SETNX %ks %v",
+    "APPEND %ks %v",
+    "GETSET %ks %v",
+    "GETDEL %ks",
+    "DEL %ks",
+    "UNLINK %ks",
+    "SETRANGE %ks %n %v",
+    "SETBIT %ks %n 1",
+    "COPY %ks %ms REPLACE",
+    "RENAME %ks %ms",
+    "GETEX %ks EX 90000",
+    "PERSIST %ks",
+    "INCR %ki",
+    "INCRBY %ki %n",
+    "DECR %ki",
+    "INCRBYFLOAT %kd 1.5",
+    "EXPIRE %ki 100000",
+    "SET %ki 5 KEEPTTL",
+    "MSET %ki 1 %mi 2",
+    "LPUSH %kl %v %v",
+    "RPUSH %kl %v",
+    "LPOP %kl",
+    "RPOP %kl %n",
+    "LMOVE %kl %ml LEFT RIGHT",
+    "LTRIM %kl 0 20",
+    "LSET %kl 0 %v",
+    "LINSERT %kl BEFORE %v %v",
+    "LREM %kl 1 %v",
+    "LMPOP 2 %kl %ml LEFT COUNT 2",
+    "SORT %kl ALPHA STORE %ml",
+    "SADD %kt %f %f",
+    "SREM %kt %f",
+    "SPOP %kt",
+    "SPOP %kt 2",
+    "SMOVE %kt %mt %f",
+    "SUNIONSTORE %kt %kt %mt",
+    "SDIFFSTORE %kt %kt %mt",
+    "HSET %kh %f %v",
+    "HDEL %kh %f",
+    "HINCRBY %kh n %n",
+    "HINCRBYFLOAT %kh d 0.5",
+    "HSETNX %kh %f %v",
+    "ZADD %kz %n %f",
+    "ZINCRBY %kz 1.5 %f",
+    "ZREM %kz %f",
+    "ZPOPMIN %kz",
+    "ZRANGESTORE %kz %mz 0 5",
+    "ZUNIONSTORE %kz 2 %kz %mz",
+    "ZADD %kz GT CH %n %f",
+    "ZMPOP 1 %kz MIN",
+    "GEOADD %kg 13.36 38.11 %f",
+    "GEOADD %kg 2.3 48.8 %f",
+    "XADD %kx * f %v",
+    "XADD %kx MAXLEN ~ 10 * f %v",
+    "XTRIM %kx MAXLEN 5",
+    "XGROUP CREATE %kx grp $ MKSTREAM",
+    "XREADGROUP GROUP grp c COUNT 2 STREAMS %kx >",
+    "PFADD %kp %f %f",
+    "PFMERGE %kp %mp",
+    "BITFIELD %kb INCRBY u8 %n 3",
+    "EVAL e1 1 %ki",
+    "EVAL e2 2 %ks %kl",
+    "SELECT",
+    "MULTI",
+    "MULTI",
+    "SPUBLISH ch %v",
+    "PUBLISH ch %v",
+    "MOVE %ks %n",
+    "BLPOP %kl 0.001",
+    "SWAPDB 1 2",
+    "FUNCTION FLUSH",
 };
 
 struct words {
@@ -185,8 +259,9 @@ static void add_word(struct words *w, const char *token, uint64_t *x)
     else if (strcmp(token, "e1") == 0)
         (void)snprintf(out, size, "return redis.call('INCR',KEYS[1])");
     else if (strcmp(token, "e2") == 0)
-        (void)snprintf(out, size, "redis.call('SET',KEYS[1],'s') redis.call('LPUSH',KEYS[2],'s') redis.call('SELECT',3) "
-                                  "redis.call('INCR','i1') return 1");
+        (void)snprintf(out, size,
+                       "redis.call('SET',KEYS[1],'s') redis.call('LPUSH',KEYS[2],'s') redis.call('SELECT',3) "
+                       "redis.call('INCR','i1') return 1");
     else
         (void)snprintf(out, size, "%s", token);
     w->at[w->n] = out;

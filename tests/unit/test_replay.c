@@ -43,11 +43,21 @@ static void outcome(struct fixture *f, uint64_t end, const struct item *item, si
     frame_outcome(log_batch(f->log), end, &items);
     buf_free(&items);
 }
-#define OUTCOME(f, end, ...) \
-    outcome(f, end, (const struct item[]){__VA_ARGS__}, sizeof((const struct item[]){__VA_ARGS__}) / sizeof(struct item))
-#define REF(n, count) {ITEM_REF, n, count, NULL}
-#define RAW(before, after, resp) {ITEM_RAW, before, after, resp}
-#define RESOLVED(n) {ITEM_RESOLVED, n, 0, NULL}
+#define OUTCOME(f, end, ...)                                                                                         \
+    outcome(f, end, (const struct item[]){__VA_ARGS__},                                                              \
+            sizeof((const struct item[]){__VA_ARGS__}) / sizeof(struct item))
+#define REF(n, count)                                                                                                \
+    {                                                                                                                \
+        ITEM_REF, n, count, NULL                                                                                     \
+    }
+#define RAW(before, after, resp)                                                                                     \
+    {                                                                                                                \
+        ITEM_RAW, before, after, resp                                                                                \
+    }
+#define RESOLVED(n)                                                                                                  \
+    {                                                                                                                \
+        ITEM_RESOLVED, n, 0, NULL                                                                                    \
+    }
 
 static void attach(struct fixture *f, uint64_t offset, const char *replid, const char *run_id, bool again)
 {
@@ -189,7 +199,8 @@ static void mark_anywhere(void **state)
     drop_log(f);
 }
 
-/* An intent older than log_from was resolved before the mark: its REF there is nothing; after the mark it would be damage. */
+/* An intent older than log_from was resolved before the mark: its REF there is nothing; after the mark it would be
+ * damage. */
 static void refs_before_log_from(void **state)
 {
     struct fixture *f = new_log();
@@ -312,7 +323,8 @@ static void attachments(void **state)
     commit(f);
     expect_place(f, NULL, true, "run1", "id3", 850, 0);
     expect_place(f, &mark, true, "run1", "id3", 850, 0);
-    mark.index = mark.log_from = log_open_index(f->log); /* the next: forked at 860 before an effect that ends at 900 */
+    mark.index = mark.log_from =
+        log_open_index(f->log); /* the next: forked at 860 before an effect that ends at 900 */
     mark.effects = 0;
     OUTCOME(f, 900, RAW(6, 6, "C"));
     commit(f);

@@ -1,4 +1,5 @@
-/* The tap against a scripted Valkey: what it answers to PSYNC is cut into pieces of every size, and must be told as the same story.
+/* The tap against a scripted Valkey: what it answers to PSYNC is cut into pieces of every size, and must be told as
+ * the same story.
  *
  * A piece is sent only when the one before has been read (SIOCOUTQ), so the cuts are where the test puts them. */
 #include <setjmp.h>
@@ -23,8 +24,8 @@
 
 enum { WAIT_MS_MAX = 20000 };
 
-#define ID1 "0123456789abcdef0123456789abcdef01234567"
-#define ID2 "fedcba9876543210fedcba9876543210fedcba98"
+#define ID1  "0123456789abcdef0123456789abcdef01234567"
+#define ID2  "fedcba9876543210fedcba9876543210fedcba98"
 #define MARK "mmmm567890mmmm567890mmmm567890mmmm567890"
 
 struct fake {
@@ -33,15 +34,15 @@ struct fake {
     int listener, fd;
     struct loop_timer *timer, *timeout;
     const char *password;
-    struct buf in;        /* what the tap said */
-    int said_at;          /* lines of `in` answered */
-    struct buf script;    /* sent after PSYNC */
+    struct buf in;     /* what the tap said */
+    int said_at;       /* lines of `in` answered */
+    struct buf script; /* sent after PSYNC */
     size_t piece;
     bool psync, ready, timed_out;
     struct tap *tap;
     struct buf story;
     size_t rdb_bytes;
-    const char *until;    /* stop when the story ends so */
+    const char *until; /* stop when the story ends so */
     int pause_every, effects;
     bool do_close;
 };
@@ -102,10 +103,12 @@ static void on_partial(void *arg, const char *replid)
 
 static void tell(struct fake *k, const char *what, const struct effect *e)
 {
-    buf_printf(&k->story, "%s db %u-%u at %llu bytes %zu:", what, e->db_before, e->db_after, (unsigned long long)e->end_offset, e->n);
+    buf_printf(&k->story, "%s db %u-%u at %llu bytes %zu:", what, e->db_before, e->db_after,
+               (unsigned long long)e->end_offset, e->n);
     for (size_t i = 0; i < e->command_count; i++) {
         for (size_t j = 0; j < e->commands[i].count; j++)
-            buf_printf(&k->story, " %.*s", (int)(argv_len(&e->commands[i], j) < 20 ? argv_len(&e->commands[i], j) : 20),
+            buf_printf(&k->story, " %.*s",
+                       (int)(argv_len(&e->commands[i], j) < 20 ? argv_len(&e->commands[i], j) : 20),
                        argv_at(&e->commands[i], j));
         buf_text(&k->story, ";");
     }
@@ -193,9 +196,8 @@ static void answer(struct fake *k)
     }
 }
 
-static void on_tick(void *arg)
+static void serve(struct fake *k)
 {
-    struct fake *k = arg;
     char bytes[4096];
     ssize_t n;
     int unread = 0;
@@ -219,6 +221,14 @@ static void on_tick(void *arg)
     }
 }
 
+static void on_turn(void *arg) /* as often as the loop turns */
+{
+    struct fake *k = arg;
+
+    serve(k);
+    loop_timer_once(k->timer, 0);
+}
+
 static void on_timeout(void *arg)
 {
     struct fake *k = arg;
@@ -239,17 +249,9 @@ static void open_fake(struct fake *k)
     k->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     assert_int_equal(bind(k->listener, (struct sockaddr *)&at, sizeof at), 0);
     assert_int_equal(listen(k->listener, 4), 0);
-    k->timer = loop_timer_new(k->loop, on_tick, k);
+    k->timer = loop_timer_new(k->loop, on_turn, k);
     k->timeout = loop_timer_new(k->loop, on_timeout, k);
     loop_timer_once(k->timeout, WAIT_MS_MAX);
-}
-
-static void busy(void *arg) /* as often as the loop turns */
-{
-    struct fake *k = arg;
-
-    on_tick(k);
-    loop_timer_once(k->timer, 0);
 }
 
 static void run(struct fake *k, struct tap_settings s, const char *until)
@@ -258,8 +260,6 @@ static void run(struct fake *k, struct tap_settings s, const char *until)
     k->said_at = s.password == NULL ? 1 : 0;
     k->password = s.password;
     s.address = k->path;
-    loop_timer_free(k->timer);
-    k->timer = loop_timer_new(k->loop, busy, k);
     loop_timer_once(k->timer, 0);
     k->tap = tap_new(k->loop, &quiet, &s, &callbacks, k);
     loop_run(k->loop);
@@ -313,8 +313,9 @@ static void put_stream(struct buf *b, const char *commands)
 static const size_t pieces[] = {1, 2, 3, 7, 39, 40, 41, 64, 1000, 1 << 20};
 enum { PIECES = sizeof pieces / sizeof *pieces };
 
-static const char stream[] = "SET a 1|SELECT 3|SET b 2|PING|MULTI|INCR c|SELECT 4|INCR d|SPUBLISH in unit|EXEC|SPUBLISH mark 7|MULTI|EXEC|"
-                             "zadd g 1 x|SET end 1";
+static const char stream[] =
+    "SET a 1|SELECT 3|SET b 2|PING|MULTI|INCR c|SELECT 4|INCR d|SPUBLISH in unit|EXEC|SPUBLISH mark 7|MULTI|EXEC|"
+    "zadd g 1 x|SET end 1";
 static const char stream_story[] = "effect db 0-0 at 127 bytes 27: SET a 1;\n"
                                    "effect db 3-3 at 177 bytes 27: SET b 2;\n"
                                    "unit db 3-4 at 321 bytes 130: INCR c; SELECT 4; INCR d; SPUBLISH in unit;\n"
@@ -367,7 +368,8 @@ static void near_marks(void **state)
         size_t n = 0;
         char mark[41];
 
-        /* The RDB's bytes count up: a mark that is such a run, but for its last byte, looks like its beginning again and again. */
+        /* The RDB's bytes count up: a mark that is such a run, but for its last byte, looks like its beginning
+         * again and again. */
         for (; n < 39; n++)
             mark[n] = (char)('A' + n);
         mark[39] = '!';
@@ -486,10 +488,13 @@ static void nobody(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(with_length_and_mark), cmocka_unit_test(near_marks), cmocka_unit_test(partial),
-        cmocka_unit_test(rdb_only),             cmocka_unit_test(acknowledges), cmocka_unit_test(refusals),
-        cmocka_unit_test(nobody)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(with_length_and_mark),
+                                       cmocka_unit_test(near_marks),
+                                       cmocka_unit_test(partial),
+                                       cmocka_unit_test(rdb_only),
+                                       cmocka_unit_test(acknowledges),
+                                       cmocka_unit_test(refusals),
+                                       cmocka_unit_test(nobody)};
 
     return cmocka_run_group_tests_name("tap", tests, NULL, NULL);
 }

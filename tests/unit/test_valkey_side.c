@@ -307,8 +307,8 @@ static void from_nothing(void **state)
     close_side(&s);
 }
 
-/* A tap cut in the middle of traffic in database 3 goes on with the database it knows, and after a promotion with the one that
- * Valkey names. */
+/* A tap cut in the middle of traffic in database 3 goes on with the database it knows, and after a promotion with
+ * the one that Valkey names. */
 static void bridged(void **state)
 {
     struct side s;
@@ -337,7 +337,8 @@ static void bridged(void **state)
     s.partial = false;
     real_valkey_do(&s.b, "SELECT 5");
     real_valkey_do(&s.b, "SET after-promotion 4"); /* Valkey selects first */
-    settings = (struct tap_settings){.address = s.b.address, .replid = feed_replid(f), .offset = feed_offset(f), .db = 0};
+    settings =
+        (struct tap_settings){.address = s.b.address, .replid = feed_replid(f), .offset = feed_offset(f), .db = 0};
     s.tap = tap_new(s.f.loop, &quiet, &settings, &tap_callbacks, &s);
     assert_true(fixture_wait(&s.f, until_partial));
     follow(&s, &s.b);
@@ -397,9 +398,9 @@ static void paused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(tapped_logged_fed), cmocka_unit_test(with_length),
-                                       cmocka_unit_test(from_nothing),      cmocka_unit_test(bridged),
-                                       cmocka_unit_test(gap),               cmocka_unit_test(paused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tapped_logged_fed), cmocka_unit_test(with_length), cmocka_unit_test(from_nothing),
+        cmocka_unit_test(bridged),           cmocka_unit_test(gap),         cmocka_unit_test(paused)};
 
     if (!real_valkey_installed())
         return 0;
