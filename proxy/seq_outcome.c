@@ -17,15 +17,18 @@ static void flush_ref(struct seq *s)
     s->ref_count = 0;
 }
 
+static bool is_verbatim(const struct op *op, const struct seq_effect *e, uint64_t hash)
+{
+    return op->effect_hash == hash && op->request.len == e->n && memcmp(buf_head(&op->request), e->bytes, e->n) == 0;
+}
+
 static bool is_effect_of(const struct op *op, const struct seq_effect *e, uint64_t hash)
 {
     struct argv intent = {buf_head(&op->request), op->request.len, op->args, op->arg_count};
 
     if (op->db != e->db_before || op->db != e->db_after)
         return false;
-    if (op->effect_hash == hash && op->request.len == e->n && memcmp(intent.bytes, e->bytes, e->n) == 0)
-        return true;
-    return op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single);
+    return is_verbatim(op, e, hash) || (op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single));
 }
 
 /* An intent that left no effect that we know as its own. If a later one of the same key is found all the same, equal bytes may be this one's,
@@ -79,6 +82,26 @@ static void add_ref(struct seq *s, const struct op *op)
 }
 
 /* The entry of the oldest intent that may be pending here: an accepted one, or one that comes before the OUTCOME which is open now is cut. */
+static void add_raw(struct seq *s, const struct seq_effect *e)
+{
+    flush_ref(s);
+    item_raw(&s->items, e->db_before, e->db_after, e->bytes, e->n);
+    s->figures.raws++;
+}
+
+/* Only equal bytes may be said by a REF. An effect that belongs to an intent in another form is said in its own: it may be that of a later
+ * intent while this one was refused, and the refusal would come again in the replay of a REF (`GETSET l v` on a list, then
+ * `SET l v`: both would leave `SET l v`). The intent counts as seen all the same: alone, its replay has this effect. */
+static void log_effect_of(struct seq *s, const struct op *op, const struct seq_effect *e)
+{
+    if (is_verbatim(op, e, op->effect_hash)) {
+        add_ref(s, op);
+        s->figures.refs++;
+    } else {
+        add_raw(s, e);
+    }
+}
+
 static uint64_t oldest_pending_index(const struct seq *s)
 {
     const struct op *op = TAILQ_FIRST(&s->unresolved);
@@ -131,14 +154,11 @@ void seq_effect(struct seq *s, const struct seq_effect *e)
 
         dirty = dirty || (op->keys.count > 1 && taint_touches(s, &op->keys) && RULE(s, TAINT_FOLLOWS_DATA));
         op->referred = true;
-        add_ref(s, op);
-        s->figures.refs++;
+        log_effect_of(s, op, e);
         if (dirty)
             taint_keys(s, &op->keys);
     } else {
-        flush_ref(s);
-        item_raw(&s->items, e->db_before, e->db_after, e->bytes, e->n);
-        s->figures.raws++;
+        add_raw(s, e);
         if (RULE(s, TAINT))
             taint_keys(s, e->keys);
     }
