@@ -31,8 +31,8 @@ static bool is_effect_of(const struct op *op, const struct seq_effect *e, uint64
     return is_verbatim(op, e, hash) || (op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single));
 }
 
-/* An intent that left no effect that we know as its own. If a later one of the same key is found all the same, equal bytes may be this one's,
- * and the later one's own effect yet to come. */
+/* An intent that left no effect that we know as its own. If a later one of the same key is found all the same, equal
+ * bytes may be this one's, and the later one's own effect yet to come. */
 static void skip(struct seq *s, struct op *op)
 {
     op->skipped = true;
@@ -81,7 +81,6 @@ static void add_ref(struct seq *s, const struct op *op)
     s->ref_count = 1;
 }
 
-/* The entry of the oldest intent that may be pending here: an accepted one, or one that comes before the OUTCOME which is open now is cut. */
 static void add_raw(struct seq *s, const struct seq_effect *e)
 {
     flush_ref(s);
@@ -89,9 +88,10 @@ static void add_raw(struct seq *s, const struct seq_effect *e)
     s->figures.raws++;
 }
 
-/* Only equal bytes may be said by a REF. An effect that belongs to an intent in another form is said in its own: it may be that of a later
- * intent while this one was refused, and the refusal would come again in the replay of a REF (`GETSET l v` on a list, then
- * `SET l v`: both would leave `SET l v`). The intent counts as seen all the same: alone, its replay has this effect. */
+/* Only equal bytes may be said by a REF. An effect that belongs to an intent in another form is said in its own: it
+ * may be that of a later intent while this one was refused, and the refusal would come again in the replay of a REF
+ * (`GETSET l v` on a list, then `SET l v`: both would leave `SET l v`). The intent counts as seen all the same:
+ * alone, its replay has this effect. */
 static void log_effect_of(struct seq *s, const struct op *op, const struct seq_effect *e)
 {
     if (is_verbatim(op, e, op->effect_hash)) {
@@ -102,6 +102,8 @@ static void log_effect_of(struct seq *s, const struct op *op, const struct seq_e
     }
 }
 
+/* The entry of the oldest intent that may be pending here: an accepted one, or one that comes before the OUTCOME
+ * which is open now is cut. */
 static uint64_t oldest_pending_index(const struct seq *s)
 {
     const struct op *op = TAILQ_FIRST(&s->unresolved);
@@ -121,8 +123,7 @@ static void note_passed(struct seq *s)
         s->passed_cap = s->passed_cap ? 2 * s->passed_cap : 1024;
         s->passed = must_realloc(s->passed, s->passed_cap * sizeof *s->passed);
     }
-    s->passed[s->passed_count++] =
-        (struct passed){s->offset, 0, s->effects, oldest_pending_index(s), s->next_seq};
+    s->passed[s->passed_count++] = (struct passed){s->offset, 0, s->effects, oldest_pending_index(s), s->next_seq};
 }
 
 void seq_stream_db(struct seq *s, uint32_t db)
@@ -130,7 +131,8 @@ void seq_stream_db(struct seq *s, uint32_t db)
     s->stream_db = db;
 }
 
-/* A bridge begins at the end of an OUTCOME and must know which database is selected there: an effect without bytes says it. */
+/* A bridge begins at the end of an OUTCOME and must know which database is selected there: an effect without bytes
+ * says it. */
 static void note_db(struct seq *s)
 {
     if (s->stream_db == s->logged_db)
@@ -148,7 +150,8 @@ void seq_effect(struct seq *s, const struct seq_effect *e)
     s->stream_db = s->logged_db = e->db_after;
     s->effects++;
     if (op != NULL) {
-        /* Others' equal bytes do harm only where a lane write of the key was passed over, so the second clause covers the first; both stay. */
+        /* Others' equal bytes do harm only where a lane write of the key was passed over, so the second clause covers
+         * the first; both stay. */
         bool dirty = (may_be_touched(s, &op->keys) || (behind_skipped(s, op) && RULE(s, SKIPPED_TAINTS))) &&
                      RULE(s, EQUAL_BYTES_TAINT);
 
