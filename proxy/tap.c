@@ -27,6 +27,8 @@
 
 enum {
     ACK_EVERY_MS = 1000,
+    ACK_EAGER_MS = 50,    /* after an RDB, until the stream begins ... */
+    ACK_EAGER_MAX = 200,  /* ... or so many were said */
     LINE_BYTES_MAX = 512, /* a status or error line, an RDB header */
     MARK_BYTES = 40,      /* PSYNC: replication ids and EOF marks */
     WHY_BYTES_MAX = 640
@@ -44,6 +46,7 @@ struct tap {
     void *arg;
     struct stream *stream;
     struct loop_timer *ack_timer, *soon; /* soon: what must not happen inside a call of the owner */
+    int eager;                           /* eager ACKs left */
     int replies_due;                     /* of the handshake */
     char replid[MARK_BYTES + 1];         /* to continue; "" = full sync */
     uint64_t offset;                     /* where the stream begins */
@@ -92,8 +95,11 @@ static void on_ack_timer(void *arg)
 {
     struct tap *t = arg;
 
-    if (t->state != TAP_HANDSHAKE && t->state != TAP_DEAD)
-        send_ack(t);
+    if (t->state == TAP_HANDSHAKE || t->state == TAP_DEAD)
+        return;
+    send_ack(t);
+    if (t->eager > 0 && --t->eager == 0)
+        loop_timer_every(t->ack_timer, ACK_EVERY_MS);
 }
 
 static void send_handshake(struct tap *t, const struct tap_settings *s)
@@ -182,7 +188,9 @@ static void end_rdb(struct tap *t)
         return;
     }
     begin_stream(t);
-    send_ack(t); /* a diskless transfer waits for it */
+    send_ack(t); /* a diskless transfer waits for it; too early if Valkey has not seen its child's end: hence eager */
+    t->eager = ACK_EAGER_MAX;
+    loop_timer_every(t->ack_timer, ACK_EAGER_MS);
     t->events->rdb_end(t->arg);
 }
 
@@ -243,14 +251,11 @@ static size_t take_line(struct tap *t, const char *bytes, size_t n)
     }
     memcpy(t->line + t->line_n, bytes, used);
     t->line_n += used;
-    if (newline != NULL) {
-        t->line_n--;
-        if (t->line_n > 0 && t->line[t->line_n - 1] == '\r')
-            t->line_n--;
-        t->line[t->line_n] = '\0';
-        t->line_n = 0;
-        on_line(t);
-    }
+    if (newline == NULL)
+        return used;
+    t->line[t->line_n - 1 - (t->line_n > 1 && t->line[t->line_n - 2] == '\r')] = '\0';
+    t->line_n = 0;
+    on_line(t);
     return used;
 }
 
@@ -313,6 +318,8 @@ static size_t take_stream(struct tap *t, const char *bytes, size_t n)
     const char *why = "";
     size_t used;
 
+    if (t->eager > 1)
+        t->eager = 1; /* the stream has begun: one more, then every second */
     switch (tap_stream_next(t->effects, bytes, n, &used, &e, &why)) {
     case TAP_MORE:
         break;
