@@ -1,7 +1,9 @@
-/* Listening, by Valkey's rules: an address with '-' before it may be missing on this machine, '*' is every address of IPv4, '::*' of IPv6.
+/* Listening, by Valkey's rules: an address with '-' before it may be missing on this machine, '*' is every address of
+ * IPv4, '::*' of IPv6.
  *
- * Each callback accepts a few connections and goes back to the loop, so that established clients are served first. When there are no more
- * descriptors (EMFILE), accepting pauses and a timer tries again: a level-triggered event would spin. */
+ * Each callback accepts a few connections and goes back to the loop, so that established clients are served first.
+ * When there are no more descriptors (EMFILE), accepting pauses and a timer tries again: a level-triggered event
+ * would spin. */
 #include "proxy/listen.h"
 
 #include <errno.h>

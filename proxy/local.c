@@ -1,7 +1,9 @@
-/* The one table of commands with a treatment of their own. Everything that is not here goes by Valkey's flags (router.c).
+/* The one table of commands with a treatment of their own. Everything that is not here goes by Valkey's flags
+ * (router.c).
  *
- * Names are matched as Valkey's COMMAND gives them; a cache from struct command to its row makes that one comparison. CLIENT subcommands that are
- * not here are refused: they change the connection that carries them, which is not the client's. */
+ * Names are matched as Valkey's COMMAND gives them; a cache from struct command to its row makes that one comparison.
+ * CLIENT subcommands that are not here are refused: they change the connection that carries them, which is not the
+ * client's. */
 #include "proxy/local.h"
 
 #include <stdio.h>
@@ -9,8 +11,14 @@
 
 #include "proxy/worker_state.h"
 
-#define REFUSED(name, why) {name, TREAT_REFUSED, 0, false, NULL, why}
-#define SUBSCRIBING(name, arity) {name, TREAT_SUBSCRIBE, arity, false, local_subscribe, "on the session's own connection"}
+#define REFUSED(name, why)                                                                                           \
+    {                                                                                                                \
+        name, TREAT_REFUSED, 0, false, NULL, why                                                                     \
+    }
+#define SUBSCRIBING(name, arity)                                                                                     \
+    {                                                                                                                \
+        name, TREAT_SUBSCRIBE, arity, false, local_subscribe, "on the session's own connection"                      \
+    }
 
 static const char replicates[] = "Holdfast replicates";
 static const char own_connection[] = "on the session's own connection";
@@ -58,7 +66,8 @@ static const struct local_row rows[] = {
     {"client|help", TREAT_ALWAYS, 2, false, local_client_help, ""},
     {"client|capa", TREAT_ALWAYS, -3, true, local_client_capa, "accepted, without effect"},
     {"client|reply", TREAT_ALWAYS, 3, false, local_client_reply, ours},
-    {"client|durability", TREAT_ALWAYS, -2, false, local_client_durability, "SYNC, ASYNC, OFF or DEFAULT for this connection; GET"},
+    {"client|durability", TREAT_ALWAYS, -2, false, local_client_durability,
+     "SYNC, ASYNC, OFF or DEFAULT for this connection; GET"},
     {"client|unblock", TREAT_LOCAL, -3, false, local_client_unblock, "by Holdfast's ids"},
     {"client|tracking", TREAT_STATE, -3, false, local_client_tracking, own_connection},
     {"client|caching", TREAT_STATE, 3, false, NULL, own_connection},
@@ -72,7 +81,8 @@ static const struct local_row rows[] = {
     REFUSED("client|*", "unknown to this version of Holdfast"),
 
     {"config|get", TREAT_LOCAL, -3, true, local_config_get, "Valkey's settings and Holdfast's; Holdfast's win"},
-    {"config|set", TREAT_LOCAL, -4, false, local_config_set, "both, all or nothing; not those that Holdfast relies on"},
+    {"config|set", TREAT_LOCAL, -4, false, local_config_set,
+     "both, all or nothing; not those that Holdfast relies on"},
     {"info", TREAT_LOCAL, -1, true, local_info, "Valkey's, and a section Durability"},
     {"proxy", TREAT_ALWAYS, -2, false, local_proxy, "COMMANDS, INFO, HELP"},
     {"acl|whoami", TREAT_LOCAL, 2, true, local_whoami, ours},
@@ -95,9 +105,6 @@ static const struct local_row rows[] = {
     REFUSED("shutdown", "stop Holdfast instead"),
     REFUSED("migrate", "it would move keys behind the log's back"),
     REFUSED("restore-asking", "it belongs to cluster mode"),
-    REFUSED("asking", "it belongs to cluster mode"),
-    REFUSED("readonly", "it belongs to cluster mode"),
-    REFUSED("readwrite", "it belongs to cluster mode"),
     REFUSED("pfdebug", "it is for Valkey's own tests"),
     REFUSED("cluster|addslots", "it belongs to cluster mode"),
     REFUSED("cluster|addslotsrange", "it belongs to cluster mode"),
@@ -136,7 +143,8 @@ static const struct local_row *find(const char *name)
     return any != NULL ? any : &by_flags;
 }
 
-/* "client", "SetName" ─▶ "client|setname". What Valkey does not list is looked for with and without its second word. */
+/* "client", "SetName" ─▶ "client|setname". What Valkey does not list is looked for with and without its second word.
+ */
 static const struct local_row *find_by_args(const struct argv *a)
 {
     char name[128], one[64], two[64];

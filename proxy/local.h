@@ -14,12 +14,12 @@ struct worker;
 typedef enum dispatch local_fn(struct session *s, const struct argv *a);
 
 struct local_row {
-    const char *name;          /* lower case; "client|setname" */
+    const char *name; /* lower case; "client|setname" */
     enum treatment treatment;
-    int arity;                 /* as in COMMAND */
-    bool in_multi;             /* Valkey may queue it: it does there what we would do, or does no harm */
-    local_fn *run;             /* TREAT_ALWAYS, TREAT_LOCAL, and those that need more than being sent */
-    const char *note;          /* for PROXY COMMANDS; for TREAT_REFUSED: why */
+    int arity;        /* as in COMMAND */
+    bool in_multi;    /* Valkey may queue it: it does there what we would do, or does no harm */
+    local_fn *run;    /* TREAT_ALWAYS, TREAT_LOCAL, and those that need more than being sent */
+    const char *note; /* for PROXY COMMANDS; for TREAT_REFUSED: why */
 };
 
 /* The row for a command; never NULL (a row with TREAT_BY_FLAGS for most). c: as Valkey names it, or NULL. */
@@ -48,6 +48,7 @@ void local_wait_durable(struct task *t); /* RELEASE of the half that the core ha
 enum dispatch local_ok(struct session *s);
 enum dispatch local_error(struct session *s, const char *text);
 enum dispatch local_reply(struct session *s, struct buf *reply); /* frees reply's memory */
-bool argv_text(const struct argv *a, size_t i, char *out, size_t size); /* a C string; false if too long or with NUL inside */
+bool argv_text(const struct argv *a, size_t i, char *out,
+               size_t size); /* a C string; false if too long or with NUL inside */
 
 #endif

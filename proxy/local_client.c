@@ -72,10 +72,10 @@ static void describe(const struct session *s, struct buf *out)
     flags_of(s, flags);
     buf_printf(out, "id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s capa= db=%u ",
                (unsigned long long)s->id, address, ours, stream_fd(s->stream), s->name != NULL ? s->name : "",
-               (unsigned long long)((now - s->created_ms) / 1000u), (unsigned long long)((now - s->active_ms) / 1000u),
-               flags, s->db);
-    buf_printf(out, "sub=%u psub=0 ssub=%u multi=%lld watch=%d qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=%zu ", s->channels,
-               s->shard_channels, s->tx != NULL ? (long long)s->tx->commands : -1LL, s->watching ? 1 : 0,
+               (unsigned long long)((now - s->created_ms) / 1000u),
+               (unsigned long long)((now - s->active_ms) / 1000u), flags, s->db);
+    buf_printf(out, "sub=%u psub=0 ssub=%u multi=%lld watch=%d qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=%zu ",
+               s->channels, s->shard_channels, s->tx != NULL ? (long long)s->tx->commands : -1LL, s->watching ? 1 : 0,
                s->stash.len + resp_parser_bytes(s->parser), s->tx != NULL ? s->tx->bytes : 0);
     buf_printf(out, "rbs=0 rbp=0 obl=%zu oll=%u omem=%zu tot-mem=%zu events=r cmd=%s user=%s redir=-1 resp=%u ",
                stream_pending(s->stream), s->op_count, stream_pending(s->stream), session_memory(s),
@@ -193,21 +193,36 @@ enum dispatch local_client_help(struct session *s, const struct argv *a)
 {
     static const char *const lines[] = {
         "CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-        "CACHING (YES|NO)", "    Enable/disable tracking of the keys for next command in OPTIN/OPTOUT modes.",
-        "DURABILITY (SYNC|ASYNC|OFF|DEFAULT|GET)", "    What a reply to a write of this connection promises.",
-        "GETNAME", "    Return the name of the current connection.",
-        "ID", "    Return the ID of the current connection.",
-        "INFO", "    Return information about the current client connection.",
-        "KILL <ip:port>", "    Kill connection made from <ip:port>.",
-        "KILL (ID|ADDR|LADDR|USER|TYPE|SKIPME|MAXAGE) <value> [...]", "    Kill connections to Holdfast.",
-        "LIST [TYPE (NORMAL|PRIMARY|REPLICA|PUBSUB)] [ID <id> ...]", "    Return information about connections to Holdfast.",
-        "REPLY (ON|OFF|SKIP)", "    Control the replies sent to the current connection.",
-        "SETNAME <name>", "    Assign the name <name> to the current connection.",
-        "SETINFO (LIB-NAME|LIB-VER) <value>", "    Set client meta attr.",
-        "TRACKING (ON|OFF) [...]", "    Control server assisted client side caching.",
-        "UNBLOCK <clientid> [TIMEOUT|ERROR]", "    Unblock the specified blocked client.",
-        "NO-EVICT (ON|OFF), NO-TOUCH (ON|OFF)", "    As in Valkey.",
-        "HELP", "    Print this help."};
+        "CACHING (YES|NO)",
+        "    Enable/disable tracking of the keys for next command in OPTIN/OPTOUT modes.",
+        "DURABILITY (SYNC|ASYNC|OFF|DEFAULT|GET)",
+        "    What a reply to a write of this connection promises.",
+        "GETNAME",
+        "    Return the name of the current connection.",
+        "ID",
+        "    Return the ID of the current connection.",
+        "INFO",
+        "    Return information about the current client connection.",
+        "KILL <ip:port>",
+        "    Kill connection made from <ip:port>.",
+        "KILL (ID|ADDR|LADDR|USER|TYPE|SKIPME|MAXAGE) <value> [...]",
+        "    Kill connections to Holdfast.",
+        "LIST [TYPE (NORMAL|PRIMARY|REPLICA|PUBSUB)] [ID <id> ...]",
+        "    Return information about connections to Holdfast.",
+        "REPLY (ON|OFF|SKIP)",
+        "    Control the replies sent to the current connection.",
+        "SETNAME <name>",
+        "    Assign the name <name> to the current connection.",
+        "SETINFO (LIB-NAME|LIB-VER) <value>",
+        "    Set client meta attr.",
+        "TRACKING (ON|OFF) [...]",
+        "    Control server assisted client side caching.",
+        "UNBLOCK <clientid> [TIMEOUT|ERROR]",
+        "    Unblock the specified blocked client.",
+        "NO-EVICT (ON|OFF), NO-TOUCH (ON|OFF)",
+        "    As in Valkey.",
+        "HELP",
+        "    Print this help."};
     struct buf reply = {0};
 
     (void)a;
@@ -298,7 +313,8 @@ static bool matches(const struct session *s, const struct kill *k)
     remote_address(s, address, sizeof address);
     local_address(s, ours, sizeof ours);
     return (k->id == 0 || (uint64_t)k->id == s->id) && same_text(k->address, k->address_n, address) &&
-           same_text(k->local, k->local_n, ours) && same_text(k->user, k->user_n, user_of(s)) && is_type(s, k->type) &&
+           same_text(k->local, k->local_n, ours) && same_text(k->user, k->user_n, user_of(s)) &&
+           is_type(s, k->type) &&
            (k->max_age_s == 0 || (int64_t)((loop_now_ms(s->worker->loop) - s->created_ms) / 1000u) >= k->max_age_s);
 }
 

@@ -1,7 +1,8 @@
 /* CONFIG GET and SET over two sets of settings: ours and Valkey's. A name that both know is ours.
  *
  *   CONFIG GET max*       Valkey is asked; its pairs, without those that are ours, and then ours
- *   CONFIG SET a 1 b 2    ours are tried on a copy; then Valkey is told its own; only if it says OK do ours take effect: all or nothing */
+ *   CONFIG SET a 1 b 2    ours are tried on a copy; then Valkey is told its own; only if it says OK do ours take
+ * effect: all or nothing */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,8 +135,9 @@ enum dispatch local_config_get(struct session *s, const struct argv *a)
 /* What Holdfast relies on in Valkey. NULL: may be set. */
 static const char *objection(const char *name, const char *value)
 {
-    static const char *const kept[] = {"replica", "slave", "primary", "master", "repl-diskless-load", "databases",
-                                       "cluster-enabled", "rename-command"};
+    static const char *const kept[] = {
+        "replica",   "slave",           "primary",       "master", "repl-diskless-load",
+        "databases", "cluster-enabled", "rename-command"};
     char *unit;
     double bytes;
 
@@ -144,8 +146,10 @@ static const char *objection(const char *name, const char *value)
             return "Holdfast relies on it";
     if (strcasecmp(name, "repl-backlog-size") == 0) {
         bytes = strtod(value, &unit);
-        bytes *= strncasecmp(unit, "g", 1) == 0 ? 1 << 30 : strncasecmp(unit, "m", 1) == 0 ? 1 << 20
-                 : strncasecmp(unit, "k", 1) == 0 ? 1 << 10 : 1;
+        bytes *= strncasecmp(unit, "g", 1) == 0   ? 1 << 30
+                 : strncasecmp(unit, "m", 1) == 0 ? 1 << 20
+                 : strncasecmp(unit, "k", 1) == 0 ? 1 << 10
+                                                  : 1;
         if (!(bytes >= BACKLOG_BYTES_MIN))
             return "Holdfast needs at least 64mb";
     }
@@ -159,8 +163,8 @@ static enum dispatch set_failed(struct session *s, const char *name, const char 
     if (strncmp(why, "Unknown option", 14) == 0)
         (void)snprintf(text, sizeof text, "ERR %s - '%.128s'", why, name);
     else
-        (void)snprintf(text, sizeof text, "ERR CONFIG SET failed (possibly related to argument '%.128s') - %.256s", name,
-                       why);
+        (void)snprintf(text, sizeof text, "ERR CONFIG SET failed (possibly related to argument '%.128s') - %.256s",
+                       name, why);
     return local_error(s, text);
 }
 

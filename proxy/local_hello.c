@@ -1,9 +1,10 @@
 /* Who the client is and how it speaks: HELLO, AUTH, RESET, QUIT, PING, SELECT.
  *
- * AUTH goes to Valkey on a connection of the session's own, so that Valkey itself decides, counts and logs. After +OK the rights of the user are
- * asked; one who may do everything needs no connection of its own and gives it back:
+ * AUTH goes to Valkey on a connection of the session's own, so that Valkey itself decides, counts and logs. After +OK
+ * the rights of the user are asked; one who may do everything needs no connection of its own and gives it back:
  *
- *   AUTH alice pw ─▶ pinned: AUTH ─▶ +OK ─▶ control lane: ACL GETUSER alice ─▶ full? shared lanes : pinned ─▶ +OK to the client
+ *   AUTH alice pw ─▶ pinned: AUTH ─▶ +OK ─▶ control lane: ACL GETUSER alice ─▶ full? shared lanes : pinned ─▶ +OK to
+ * the client
  *
  * The session takes no other command meanwhile. */
 #include <stdio.h>
@@ -200,9 +201,10 @@ enum dispatch local_hello(struct session *s, const struct argv *a)
     if (name != 0 && !good_name(argv_at(a, name), argv_len(a, name)))
         return local_error(s, bad_name);
     if (auth == 0 && session_authentication(s) == AUTH_NEEDED)
-        return local_error(s, "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO "
-                              "<proto> AUTH <user> <pass> option can be used to authenticate the client and select the "
-                              "RESP protocol version at the same time");
+        return local_error(s,
+                           "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO "
+                           "<proto> AUTH <user> <pass> option can be used to authenticate the client and select the "
+                           "RESP protocol version at the same time");
     if (auth != 0) {
         if (!worker_open(s->worker))
             return local_error(s, "LOADING Valkey is not available, Holdfast is waiting for it");
@@ -250,7 +252,8 @@ enum dispatch local_quit(struct session *s, const struct argv *a)
 enum dispatch local_close(struct session *s, const struct argv *a)
 {
     (void)a;
-    diag_log(s->worker->diag, DIAG_WARNING, "Possible SECURITY ATTACK detected: POST or Host: on the client port. Connection closed");
+    diag_log(s->worker->diag, DIAG_WARNING,
+             "Possible SECURITY ATTACK detected: POST or Host: on the client port. Connection closed");
     s->doom = "HTTP on the client port";
     session_kick(s);
     return DISPATCHED;

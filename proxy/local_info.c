@@ -110,9 +110,13 @@ static void proxy_commands(struct buf *out)
 
 enum dispatch local_proxy(struct session *s, const struct argv *a)
 {
-    static const char *const help[] = {
-        "PROXY <subcommand>. Subcommands are:", "COMMANDS", "    Commands that Holdfast does not simply forward.",
-        "INFO", "    Holdfast's own figures.", "HELP", "    Print this help."};
+    static const char *const help[] = {"PROXY <subcommand>. Subcommands are:",
+                                       "COMMANDS",
+                                       "    Commands that Holdfast does not simply forward.",
+                                       "INFO",
+                                       "    Holdfast's own figures.",
+                                       "HELP",
+                                       "    Print this help."};
     struct buf out = {0}, section = {0};
 
     if (argv_is(a, 1, "commands") && a->count == 2) {

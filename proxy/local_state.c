@@ -1,5 +1,5 @@
-/* Commands that change what the session's connection to Valkey is (subscriptions, MONITOR, tracking), and what we ourselves remember of it
- * (CLIENT REPLY, CLIENT DURABILITY). */
+/* Commands that change what the session's connection to Valkey is (subscriptions, MONITOR, tracking), and what we
+ * ourselves remember of it (CLIENT REPLY, CLIENT DURABILITY). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,11 @@
 /* WAIT and WAITAOF, answered from the log instead of from replicas.
  *
- *   WAIT n timeout               how many other zones hold all of this connection's writes: on one node 0. n = 0 is answered when they are durable,
- *                                n > 0 when the timeout ends (0 = never), since no other zone will come
- *   WAITAOF local n timeout      [durable here: 0 or 1, other zones: 0]
+ *   WAIT n timeout               how many other zones hold all of this connection's writes: on one node 0. n = 0 is
+ * answered when they are durable, n > 0 when the timeout ends (0 = never), since no other zone will come WAITAOF
+ * local n timeout      [durable here: 0 or 1, other zones: 0]
  *
- * The client's task waits in the FIFO; its other half is the core's until RELEASE says "durable". Whichever ends first unties them:
+ * The client's task waits in the FIFO; its other half is the core's until RELEASE says "durable". Whichever ends
+ * first unties them:
  *
  *   task (client) ◀─peer─▶ half (core)  */
 #include <string.h>

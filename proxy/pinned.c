@@ -1,9 +1,8 @@
 /* A session's own connection: see pinned.h. What it owes when it ends:
  *
- *   captured op, BEGIN posted   BROKEN, with Valkey's client id: the core has the connection killed (a BLPOP must not take anything any more) and answers
- *                               the client itself, by RELEASE
- *   the same, Valkey is away    nothing: the core has let go of all its ops and releases them
- *   anything else               an error from us
+ *   captured op, BEGIN posted   BROKEN, with Valkey's client id: the core has the connection killed (a BLPOP must not
+ * take anything any more) and answers the client itself, by RELEASE the same, Valkey is away    nothing: the core has
+ * let go of all its ops and releases them anything else               an error from us
  *
  * A connection that carried state ends its session with it, as a lost connection to Valkey would. */
 #include "proxy/pinned.h"
@@ -23,7 +22,7 @@ struct pinned {
     struct session *session;
     struct backend *backend;
     bool as_user;
-    struct task *stream;       /* the command whose replies are passed on; NULL = none */
+    struct task *stream; /* the command whose replies are passed on; NULL = none */
     char nonce[NONCE_BYTES_MAX];
 };
 
@@ -73,7 +72,8 @@ static bool is_marker(const struct session *s, const char *push, size_t n)
 {
     const char *channel = s->worker->set.marker_channel;
 
-    return s->monitoring && channel != NULL && channel[0] != '\0' && memmem(push, n, channel, strlen(channel)) != NULL;
+    return s->monitoring && channel != NULL && channel[0] != '\0' &&
+           memmem(push, n, channel, strlen(channel)) != NULL;
 }
 
 static bool is_pong(const struct pinned *p, const char *push, size_t n)
@@ -157,7 +157,8 @@ static void on_closed(void *arg, const char *why)
     struct session *s = p->session;
     bool state = s->tx != NULL || session_stateful(s) || (p->as_user && s->user != NULL);
 
-    diag_log(s->worker->diag, DIAG_VERBOSE, "Connection of client id=%llu to Valkey: %s", (unsigned long long)s->id, why);
+    diag_log(s->worker->diag, DIAG_VERBOSE, "Connection of client id=%llu to Valkey: %s", (unsigned long long)s->id,
+             why);
     pinned_close(s, false);
     if (state)
         session_finish(s);
@@ -231,7 +232,8 @@ void pinned_stream(struct session *s, struct task *t, const char *resp, size_t n
     CHECK(backend_ready(p->backend) && p->stream == NULL && backend_due(p->backend) == 0);
     (void)snprintf(p->nonce, sizeof p->nonce, "holdfast-%llx-%llx", (unsigned long long)s->id,
                    (unsigned long long)++s->worker->nonce);
-    if (s->channels + s->shard_channels == 0 || s->proto == 3) /* a subscribed RESP2 connection takes neither SELECT nor HELLO */
+    if (s->channels + s->shard_channels == 0 ||
+        s->proto == 3) /* a subscribed RESP2 connection takes neither SELECT nor HELLO */
         backend_use(p->backend, t->op.db, t->op.proto);
     session_sent(s, t, TASK_PINNED, VIA_PINNED);
     s->barrier = true;

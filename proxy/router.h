@@ -22,19 +22,19 @@
 
 /* How a command of the table in local.c differs from what its flags say. */
 enum treatment {
-    TREAT_BY_FLAGS,     /* not in the table */
-    TREAT_ALWAYS,       /* answered by us, also while there is no Valkey (HELLO, QUIT, SELECT, CLIENT ID ...) */
-    TREAT_LOCAL,        /* answered by us, perhaps with Valkey's help (PING, INFO, CONFIG GET, WAIT ...) */
-    TREAT_REFUSED,      /* not available through Holdfast */
-    TREAT_CAPTURED,     /* changes what scripts do: in a sync session through the writer lane (SCRIPT LOAD ...) */
-    TREAT_CONTROL,      /* must not queue behind a busy script: the control lane (SCRIPT KILL, FUNCTION KILL) */
-    TREAT_STATE,        /* needs the session's own connection (CLIENT TRACKING, CLIENT NO-TOUCH ...) */
+    TREAT_BY_FLAGS, /* not in the table */
+    TREAT_ALWAYS,   /* answered by us, also while there is no Valkey (HELLO, QUIT, SELECT, CLIENT ID ...) */
+    TREAT_LOCAL,    /* answered by us, perhaps with Valkey's help (PING, INFO, CONFIG GET, WAIT ...) */
+    TREAT_REFUSED,  /* not available through Holdfast */
+    TREAT_CAPTURED, /* changes what scripts do: in a sync session through the writer lane (SCRIPT LOAD ...) */
+    TREAT_CONTROL,  /* must not queue behind a busy script: the control lane (SCRIPT KILL, FUNCTION KILL) */
+    TREAT_STATE,    /* needs the session's own connection (CLIENT TRACKING, CLIENT NO-TOUCH ...) */
     TREAT_MULTI,
     TREAT_EXEC,
     TREAT_DISCARD,
     TREAT_WATCH,
     TREAT_UNWATCH,
-    TREAT_SUBSCRIBE,    /* all six (un)subscribing commands */
+    TREAT_SUBSCRIBE, /* all six (un)subscribing commands */
     TREAT_MONITOR,
     TREAT_AUTH,
     TREAT_RESET,
@@ -45,10 +45,10 @@ struct route_facts {
     const struct command *command; /* NULL: Valkey did not list it */
     const struct argv *args;
     enum treatment treatment;
-    enum durability mode;          /* the session's */
-    bool in_multi, stateful;       /* stateful: watching, tracking, subscribed (RESP3) ...: everything runs pinned */
-    bool full;                     /* the user may do everything: shared lanes may carry its commands */
-    bool subscribed;               /* RESP2: only a few commands are allowed */
+    enum durability mode;    /* the session's */
+    bool in_multi, stateful; /* stateful: watching, tracking, subscribed (RESP3) ...: everything runs pinned */
+    bool full;               /* the user may do everything: shared lanes may carry its commands */
+    bool subscribed;         /* RESP2: only a few commands are allowed */
     bool monitoring;
     enum gate_state gate;
     enum gate_refusal refusal;

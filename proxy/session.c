@@ -3,9 +3,10 @@
  *   OPEN ──QUIT, protocol error, lost state──▶ FINISHING ──all answered and sent──▶ CLOSED
  *     └──────── EOF, error, limits, CLIENT KILL ──────────────────────────────────▶ CLOSED
  *
- * Invariants: while a command is held, nothing is parsed; what comes meanwhile goes to `stash`, and reading pauses when that is full (not
- * before: the end of a client that waits in BLPOP must be noticed); a session is in the run
- * queue at most once; everything that lets it go on (an answer, room, a connection) only kicks it, and it runs from the worker's hook. */
+ * Invariants: while a command is held, nothing is parsed; what comes meanwhile goes to `stash`, and reading pauses
+ * when that is full (not before: the end of a client that waits in BLPOP must be noticed); a session is in the run
+ * queue at most once; everything that lets it go on (an answer, room, a connection) only kicks it, and it runs from
+ * the worker's hook. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -253,7 +254,8 @@ static void release(void *object)
     free(s);
 }
 
-/* What others still hold stays with them, without a session: a lane's cookie until its reply, the core's op until RELEASE. */
+/* What others still hold stays with them, without a session: a lane's cookie until its reply, the core's op until
+ * RELEASE. */
 static void abandon_tasks(struct session *s)
 {
     struct op *op;

@@ -1,10 +1,11 @@
-/* A session: one client's connection, its requests on their way, its state. And a task: a session's op with what only the worker knows of it.
+/* A session: one client's connection, its requests on their way, its state. And a task: a session's op with what only
+ * the worker knows of it.
  *
  *   bytes ─▶ resp_parse ─▶ dispatch ─▶ task in the FIFO ─▶ (Valkey, core) ─▶ answer ─▶ stream
  *
- *   ops (FIFO):   GET a (answered)   SET b (at the core)   GET c (on a lane)        answers leave from the left, in order
- *   held:         the next command, parsed, that may not start yet
- *   stash:        bytes read but not parsed, since a command is held
+ *   ops (FIFO):   GET a (answered)   SET b (at the core)   GET c (on a lane)        answers leave from the left, in
+ * order held:         the next command, parsed, that may not start yet stash:        bytes read but not parsed, since
+ * a command is held
  *
  * An idle session holds none of it: no parser, no buffers, no connection. */
 #ifndef HF_SESSION_H
@@ -30,12 +31,12 @@ struct user;
 struct worker;
 
 enum {
-    SESSION_OPS_MAX = 1024,                     /* in flight; beyond it, reading stops */
-    SESSION_INFLIGHT_BYTES_MAX = 32 << 20,      /* of requests that we keep */
-    SESSION_STASH_BYTES_MAX = 64 << 10,         /* read ahead of a held command; one read more at most */
-    SESSION_OUT_BYTES_MAX = 1 << 20,            /* unsent replies; beyond it, reading stops */
-    SESSION_TRANSACTION_BYTES_MAX = 1 << 30,    /* queued in one MULTI */
-    SESSION_HOLD_MS_MAX = 1000                  /* how long a command waits for a connection before it gets -LOADING */
+    SESSION_OPS_MAX = 1024,                  /* in flight; beyond it, reading stops */
+    SESSION_INFLIGHT_BYTES_MAX = 32 << 20,   /* of requests that we keep */
+    SESSION_STASH_BYTES_MAX = 64 << 10,      /* read ahead of a held command; one read more at most */
+    SESSION_OUT_BYTES_MAX = 1 << 20,         /* unsent replies; beyond it, reading stops */
+    SESSION_TRANSACTION_BYTES_MAX = 1 << 30, /* queued in one MULTI */
+    SESSION_HOLD_MS_MAX = 1000               /* how long a command waits for a connection before it gets -LOADING */
 };
 
 enum task_place {
@@ -53,22 +54,22 @@ struct task {
     struct op op; /* first: an op of ours is a task */
     struct worker *worker;
     enum task_place place;
-    bool waited;       /* counted in session->uncame */
-    bool mute;         /* CLIENT REPLY: its answer is dropped */
-    bool finish;       /* close the connection once it has been answered */
-    bool async_write;  /* ASYNC_BEGIN was posted: ASYNC_END is owed */
-    bool known;        /* BEGIN was posted once: the core may still read it */
-    bool internal;     /* our own question: on_reply is called although there is no session */
-    bool in_waits;     /* is in worker->waits */
+    bool waited;      /* counted in session->uncame */
+    bool mute;        /* CLIENT REPLY: its answer is dropped */
+    bool finish;      /* close the connection once it has been answered */
+    bool async_write; /* ASYNC_BEGIN was posted: ASYNC_END is owed */
+    bool known;       /* BEGIN was posted once: the core may still read it */
+    bool internal;    /* our own question: on_reply is called although there is no session */
+    bool in_waits;    /* is in worker->waits */
     uint64_t epoch;
-    size_t held_bytes; /* counted in session->inflight_bytes */
-    task_reply_fn *on_reply; /* NULL: the reply is the answer */
-    void *context;           /* of on_reply */
+    size_t held_bytes;                   /* counted in session->inflight_bytes */
+    task_reply_fn *on_reply;             /* NULL: the reply is the answer */
+    void *context;                       /* of on_reply */
     void (*context_free)(void *context); /* NULL: context is borrowed */
-    struct buf extra;        /* of on_reply */
-    struct task *peer;       /* WAIT: the other half */
-    uint64_t deadline_ms;    /* WAIT: 0 = none */
-    uint64_t numbers[2];     /* WAIT: what was asked */
+    struct buf extra;                    /* of on_reply */
+    struct task *peer;                   /* WAIT: the other half */
+    uint64_t deadline_ms;                /* WAIT: 0 = none */
+    uint64_t numbers[2];                 /* WAIT: what was asked */
     TAILQ_ENTRY(task) in_list;
 };
 TAILQ_HEAD(task_list, task);
@@ -113,9 +114,9 @@ struct transaction { /* MULTI to EXEC */
     struct keyset keys;
     uint64_t commands;
     size_t bytes;
-    uint32_t db;     /* after the SELECTs that were queued */
-    bool writes;     /* something that may write was queued */
-    bool refused;    /* -CLUSTERDOWN was answered to a queued command */
+    uint32_t db;  /* after the SELECTs that were queued */
+    bool writes;  /* something that may write was queued */
+    bool refused; /* -CLUSTERDOWN was answered to a queued command */
     bool selects;
 };
 
@@ -125,17 +126,17 @@ struct session {
     struct stream *stream;
     uint64_t id;
     enum session_state state;
-    bool runs, waits;           /* is in the worker's run queue, waiting list */
-    bool counted_sync;          /* counted in worker->sync_sessions */
+    bool runs, waits;  /* is in the worker's run queue, waiting list */
+    bool counted_sync; /* counted in worker->sync_sessions */
     bool authenticated;
-    bool reply_off, skip_next;  /* CLIENT REPLY */
-    bool barrier;               /* nothing more starts until Valkey has answered what was sent */
+    bool reply_off, skip_next; /* CLIENT REPLY */
+    bool barrier;              /* nothing more starts until Valkey has answered what was sent */
     bool no_touch, no_evict;
     bool watching, tracking, monitoring;
     bool unix_socket;
     enum choice choice;
     enum hold hold;
-    enum via via;               /* where the newest command went */
+    enum via via; /* where the newest command went */
     uint8_t proto;
     uint32_t db;
     struct op_list ops;
@@ -145,26 +146,26 @@ struct session {
     struct resp_parser *parser;
     struct buf stash;
     struct held *held;
-    struct lane *lane;          /* the shared one that this session sticks to */
+    struct lane *lane; /* the shared one that this session sticks to */
     struct pinned *pinned;
-    struct transaction *tx;     /* in MULTI */
+    struct transaction *tx; /* in MULTI */
     struct user *user;
     char *name, *lib_name, *lib_ver;
     const char *doom;           /* why it is to be closed at the next run; NULL = not */
     const struct command *last; /* for CLIENT LIST; forgotten when the table changes */
     uint64_t created_ms, active_ms;
-    uint64_t soft_since_ms;     /* output above the soft limit since then */
+    uint64_t soft_since_ms; /* output above the soft limit since then */
     uint64_t in_bytes, out_bytes, commands;
 };
 
 /* ---- life: session.c ---- */
 struct session *session_new(struct worker *w, int fd, bool unix_socket); /* takes fd */
 void session_close(struct session *s, const char *why);
-void session_finish(struct session *s);       /* closes when all that was asked has been answered */
-void session_kick(struct session *s);         /* have it run in this turn */
-void session_run(struct session *s);          /* dispatches what is held and stashed, as far as it goes */
-void session_wait(struct session *s);         /* put on the waiting list: kicked when a connection becomes ready */
-void session_count_sync(struct session *s);   /* after mode or choice changed */
+void session_finish(struct session *s);     /* closes when all that was asked has been answered */
+void session_kick(struct session *s);       /* have it run in this turn */
+void session_run(struct session *s);        /* dispatches what is held and stashed, as far as it goes */
+void session_wait(struct session *s);       /* put on the waiting list: kicked when a connection becomes ready */
+void session_count_sync(struct session *s); /* after mode or choice changed */
 enum durability session_mode(const struct session *s);
 bool session_stateful(const struct session *s); /* has state in its own connection */
 size_t session_memory(const struct session *s);
@@ -175,16 +176,18 @@ void session_tick(struct session *s, uint64_t now_ms); /* timeout, soft limit, m
 
 /* ---- tasks and answers: session_answer.c ---- */
 struct task *task_new(struct worker *w);
-void task_free(struct task *t);                               /* not in any FIFO */
-struct task *session_task(struct session *s, enum op_kind kind); /* appended to the FIFO; db, proto, sync of the session */
+void task_free(struct task *t); /* not in any FIFO */
+struct task *session_task(struct session *s,
+                          enum op_kind kind); /* appended to the FIFO; db, proto, sync of the session */
 void session_sent(struct session *s, struct task *t, enum task_place place, enum via via);
-void session_came(struct task *t);                             /* Valkey has answered it (or never will) */
-void session_answer(struct task *t, const char *reply, size_t n); /* the answer is complete and may go. Frees t at some time */
-void session_answer_error(struct task *t, const char *text);   /* text without '-' and CRLF */
-void session_answer_buf(struct task *t, struct buf *reply);    /* frees reply's memory */
-void session_release(struct task *t);                          /* the same, the answer is in op.reply */
-void session_say(struct session *s, const char *text);         /* a task of its own with this error */
-void session_write(struct session *s, const char *bytes, size_t n);  /* to the client, now: whole replies or pushes */
+void session_came(struct task *t); /* Valkey has answered it (or never will) */
+void session_answer(struct task *t, const char *reply,
+                    size_t n); /* the answer is complete and may go. Frees t at some time */
+void session_answer_error(struct task *t, const char *text);        /* text without '-' and CRLF */
+void session_answer_buf(struct task *t, struct buf *reply);         /* frees reply's memory */
+void session_release(struct task *t);                               /* the same, the answer is in op.reply */
+void session_say(struct session *s, const char *text);              /* a task of its own with this error */
+void session_write(struct session *s, const char *bytes, size_t n); /* to the client, now: whole replies or pushes */
 /* The reply of a lane or pinned connection has come. */
 void task_reply(struct task *t, const char *reply, size_t n);
 /* Its connection broke; text is the error for its client. The caller has told the core. */
@@ -195,17 +198,20 @@ enum dispatch { DISPATCHED, NOT_NOW }; /* NOT_NOW: s->hold says until when; noth
 enum dispatch session_dispatch(struct session *s, const struct argv *a);
 bool session_over_limit(const struct session *s);
 enum dispatch session_hold(struct session *s, enum hold why); /* NOT_NOW */
-enum dispatch session_wait_ready(struct session *s); /* no connection yet: NOT_NOW, or after SESSION_HOLD_MS_MAX an error */
+enum dispatch session_wait_ready(
+    struct session *s); /* no connection yet: NOT_NOW, or after SESSION_HOLD_MS_MAX an error */
 /* What must be waited for before a command may go there (clause 5 of the release rule); HOLD_NONE: go. */
 enum hold session_needs(const struct session *s, enum via via);
-/* One command to a place, as OP_READ, OP_NEUTRAL or OP_CAPTURED. NOT_NOW: not yet. The task in *out may be NULL'd by the answer: use it at once. */
+/* One command to a place, as OP_READ, OP_NEUTRAL or OP_CAPTURED. NOT_NOW: not yet. The task in *out may be NULL'd by
+ * the answer: use it at once. */
 enum dispatch session_to_lane(struct session *s, enum op_kind kind, const struct command *c, const struct argv *a,
                               task_reply_fn *on_reply, struct task **out);
 enum dispatch session_to_pinned(struct session *s, enum op_kind kind, const struct command *c, const struct argv *a,
                                 task_reply_fn *on_reply, struct task **out);
 enum dispatch session_to_control(struct session *s, const char *resp, size_t n, task_reply_fn *on_reply,
                                  struct task **out);
-/* The way of a command that reads nothing and writes nothing: a lane, or pinned for sessions with state or without full rights. */
+/* The way of a command that reads nothing and writes nothing: a lane, or pinned for sessions with state or without
+ * full rights. */
 enum dispatch session_forward(struct session *s, const struct argv *a, task_reply_fn *on_reply, struct task **out);
 
 /* ---- transactions: session_tx.c ---- */

@@ -1,13 +1,13 @@
 /* Tasks, and the way of an answer back to its client.
  *
- * Answers leave in the order of the commands. One that comes while nothing before it waits goes straight into the stream's buffer; any
- * other is kept in op.reply until it is its turn:
+ * Answers leave in the order of the commands. One that comes while nothing before it waits goes straight into the
+ * stream's buffer; any other is kept in op.reply until it is its turn:
  *
  *   FIFO:  [SET b: at the core] [GET c: "$1 x", released] [GET d: on a lane]
  *          RELEASE of SET b ─▶ its reply leaves, then that of GET c; GET d becomes the head
  *
- * A task is freed by whoever ends it last: the FIFO if the client was answered, a lane's reply if the session is gone, the
- * core's RELEASE if the core had it. */
+ * A task is freed by whoever ends it last: the FIFO if the client was answered, a lane's reply if the session is
+ * gone, the core's RELEASE if the core had it. */
 #include <stdlib.h>
 #include <string.h>
 

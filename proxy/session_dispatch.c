@@ -1,11 +1,13 @@
 /* From a parsed command to its way: facts for the router, then what the route asks for.
  *
- * Clause 5 of the release rule lives here (session_needs): a command goes to another connection than its predecessor only when Valkey has answered
- * all earlier ones of the session.
+ * Clause 5 of the release rule lives here (session_needs): a command goes to another connection than its predecessor
+ * only when Valkey has answered all earlier ones of the session.
  *
- *   SET a 1 (sync: writer lane)  SET b 2 (the same: pipelined)  GET a (a shared lane: held until both replies have come)
+ *   SET a 1 (sync: writer lane)  SET b 2 (the same: pipelined)  GET a (a shared lane: held until both replies have
+ * come)
  *
- * A command that has to wait is NOT_NOW: nothing was done, and it is dispatched again, from the beginning, when the session is kicked. */
+ * A command that has to wait is NOT_NOW: nothing was done, and it is dispatched again, from the beginning, when the
+ * session is kicked. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,7 +165,8 @@ enum dispatch session_forward(struct session *s, const struct argv *a, task_repl
     return session_to_lane(s, OP_NEUTRAL, NULL, a, on_reply, out);
 }
 
-/* A write of an async session: sent at once; the core is told that it begins, under which epoch, and later that it has ended. */
+/* A write of an async session: sent at once; the core is told that it begins, under which epoch, and later that it
+ * has ended. */
 static enum dispatch to_async(struct session *s, const struct command *c, const struct argv *a)
 {
     struct worker *w = s->worker;
@@ -305,7 +308,8 @@ static void refuse(struct session *s, const struct route_facts *f, enum route_wh
     case WHY_SUBSCRIBED:
         (void)snprintf(text, sizeof text,
                        "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
-                       "allowed in this context", f->command != NULL ? f->command->name : name);
+                       "allowed in this context",
+                       f->command != NULL ? f->command->name : name);
         break;
     case WHY_MONITORING:
         (void)snprintf(text, sizeof text, "ERR only PING, QUIT and RESET are available while MONITOR runs");
@@ -314,7 +318,8 @@ static void refuse(struct session *s, const struct route_facts *f, enum route_wh
         (void)snprintf(text, sizeof text, "NOPERM this channel is reserved for Holdfast");
         break;
     case WHY_SET_REPL:
-        (void)snprintf(text, sizeof text, "ERR scripts with set_repl are not available on a sync connection: "
+        (void)snprintf(text, sizeof text,
+                       "ERR scripts with set_repl are not available on a sync connection: "
                        "writes hidden from replicas cannot be made durable");
         break;
     case WHY_IN_MULTI:
@@ -347,7 +352,8 @@ static enum dispatch follow(struct session *s, const struct route_facts *f, cons
     const struct argv *a = f->args;
     struct task *t;
 
-    if (r->to != ROUTE_LOCAL && r->to != ROUTE_REFUSE && !users_known(s->worker->users))
+    if (r->to != ROUTE_REFUSE && (r->to != ROUTE_LOCAL || f->treatment == TREAT_LOCAL) &&
+        !users_known(s->worker->users))
         return session_wait_ready(s);
     switch (r->to) {
     case ROUTE_REFUSE:
@@ -411,9 +417,9 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
     f.stateful = session_stateful(s);
     f.subscribed = s->proto == 2 && s->channels + s->shard_channels > 0;
     f.monitoring = s->monitoring;
-    f.gate = w->draining                                        ? GATE_DRAINING
+    f.gate = w->draining                                  ? GATE_DRAINING
              : w->identity != NULL && w->commands != NULL ? (enum gate_state)atomic_load(&g->state)
-                                                                : GATE_SHUT;
+                                                          : GATE_SHUT;
     f.refusal = (enum gate_refusal)atomic_load(&g->refusal);
     f.marker_channel = w->set.marker_channel != NULL ? w->set.marker_channel : "";
     r = route_command(&f);

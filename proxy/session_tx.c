@@ -1,4 +1,5 @@
-/* MULTI to EXEC. All of it runs on the pinned connection, as it comes; Valkey queues. We follow, to know what EXEC may touch:
+/* MULTI to EXEC. All of it runs on the pinned connection, as it comes; Valkey queues. We follow, to know what EXEC
+ * may touch:
  *
  *   WATCH k     pinned from here on
  *   MULTI       tx is made
@@ -6,7 +7,8 @@
  *   SELECT 3    likewise; the keys of what follows are in database 3, and so will the session be
  *   EXEC        captured: BEGIN with the union of the keys, END when the reply came; tx is gone
  *
- * While writes are refused, a queued write is refused at once and EXEC answers EXECABORT, as Valkey does when out of memory. */
+ * While writes are refused, a queued write is refused at once and EXEC answers EXECABORT, as Valkey does when out of
+ * memory. */
 #include <stdlib.h>
 #include <string.h>
 

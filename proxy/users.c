@@ -1,8 +1,9 @@
 /* Valkey's users, as far as we need them. One struct user per name in use, shared by its sessions.
  *
- * Rights are asked again every few seconds and after every command that may change them. When a user loses the right to everything, sessions that
- * shared lanes in its name are closed: what they are allowed now, only a connection of their own could tell, and we do not have their password.
- * The default user needs none, so its sessions just become pinned. */
+ * Rights are asked again every few seconds and after every command that may change them. When a user loses the right
+ * to everything, sessions that shared lanes in its name are closed: what they are allowed now, only a connection of
+ * their own could tell, and we do not have their password. The default user needs none, so its sessions just become
+ * pinned. */
 #include "proxy/users.h"
 
 #include <hiredis/hiredis.h>

@@ -26,9 +26,9 @@ enum {
     WORKER_TICK_MS = 100,
     WAIT_TICK_MS = 5,
     WORKER_FREE_TASKS_MAX = 4096,
-    ROW_CACHE_SIZE = 1024,             /* power of two, several times the number of commands */
-    IDLE_TRIM_MS = 1000,               /* an idle session's buffers are freed after so long */
-    RELOAD_COMMANDS_MS_MIN = 1000      /* at most one TO_CORE_RELOAD_COMMANDS in this time */
+    ROW_CACHE_SIZE = 1024,        /* power of two, several times the number of commands */
+    IDLE_TRIM_MS = 1000,          /* an idle session's buffers are freed after so long */
+    RELOAD_COMMANDS_MS_MIN = 1000 /* at most one TO_CORE_RELOAD_COMMANDS in this time */
 };
 
 struct row_cache {
@@ -54,7 +54,7 @@ struct worker {
     struct users *users;
     struct task_list free_tasks, cooling; /* cooling: the core may still read a message about it */
     size_t free_count, task_count;
-    struct task_list waits;               /* WAIT, WAITAOF with a deadline */
+    struct task_list waits; /* WAIT, WAITAOF with a deadline */
     uint64_t next_session_id, sync_sessions, reload_asked_ms, nonce;
     int last_mode;
     bool draining;
