@@ -166,6 +166,7 @@ static void on_snapshot_started(void *arg)
 static void on_snapshot_ended(void *arg, bool ok, const struct snapshot_mark *mark)
 {
     struct core *c = arg;
+    uint8_t mode = (uint8_t)atomic_load(&c->set.gate->mode);
     struct buf body = {0};
 
     seq_watch_offsets(c->seq, false);
@@ -173,6 +174,7 @@ static void on_snapshot_ended(void *arg, bool ok, const struct snapshot_mark *ma
         return;
     buf_varint(&body, mark->index);
     frame_control(log_batch(c->log), CONTROL_SNAPSHOT, buf_head(&body), body.len);
+    frame_control(log_batch(c->log), CONTROL_MODE, &mode, 1); /* the entry that said it goes with the truncation */
     log_touch(c->log, false);
     buf_free(&body);
 }

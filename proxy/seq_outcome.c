@@ -232,7 +232,7 @@ bool seq_map_offset(struct seq *s, uint64_t offset, struct snapshot_mark *mark)
 {
     const struct passed *at = NULL;
 
-    if (!s->watching || s->offset < offset)
+    if (!s->watching)
         return false;
     for (size_t i = 0; i < s->passed_count && s->passed[i].offset <= offset; i++)
         at = &s->passed[i];

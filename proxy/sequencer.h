@@ -118,7 +118,7 @@ void seq_effects_end(struct seq *s); /* the tap has nothing more to read now: cu
 
 /* ---- snapshots: offsets ---- */
 void seq_watch_offsets(struct seq *s, bool watch);
-/* The mark of an offset since seq_watch_offsets(true). false: not passed, or not cut, yet. */
+/* The mark of an offset that the tap has passed since seq_watch_offsets(true). false: not cut yet. */
 bool seq_map_offset(struct seq *s, uint64_t offset, struct snapshot_mark *mark);
 
 /* ---- modes and figures ---- */
