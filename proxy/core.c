@@ -243,12 +243,13 @@ static void on_message(struct core *c, const struct message *m)
 void core_refusal(struct core *c)
 {
     uint64_t oldest = seq_oldest_us(c->seq), now = loop_now_us(c->loop);
-    uint64_t lag_ms = oldest != 0 && now > oldest ? (now - oldest) / 1000u : 0;
-    uint64_t max_ms = (uint64_t)c->config->durability_lag_max_ms;
+    uint64_t lag_us = oldest != 0 && now > oldest ? now - oldest : 0;
+    uint64_t max_us = (uint64_t)c->config->durability_lag_max_ms * 1000u;
     uint64_t pending = log_pending_bytes(c->log);
     enum gate_refusal want = WRITES_ACCEPTED;
 
-    if (lag_ms > max_ms || (c->refusal == WRITES_REFUSED_LAG && lag_ms > max_ms / 10))
+    /* No later than on_tick() gives the oldest up: who was told UNCERTAIN must find the gate shut. */
+    if (lag_us >= max_us || (c->refusal == WRITES_REFUSED_LAG && lag_us > max_us / 10))
         want = WRITES_REFUSED_LAG;
     else if (pending > c->config->durability_buffer_max ||
              (c->refusal == WRITES_REFUSED_BUFFER && pending > c->config->durability_buffer_max / 2))
@@ -264,7 +265,7 @@ void core_refusal(struct core *c)
                  want == WRITES_REFUSED_LAG ? "the oldest one that is not durable is older than durability-lag-max"
                  : want == WRITES_REFUSED_BUFFER ? "more than durability-buffer-max is not yet durable"
                                                  : c->stalled_why,
-                 (unsigned long long)lag_ms, (unsigned long long)pending);
+                 (unsigned long long)(lag_us / 1000), (unsigned long long)pending);
     c->refusal = want;
     atomic_store(&c->set.gate->refusal, (int)want);
 }

@@ -165,7 +165,8 @@ class Valkey(Process):
             assert self.alive(), f"valkey-server ended:\n{self.text()[-2000:]}"
             try:
                 with self.client() as c:
-                    return c.ask("PING") == b"PONG"
+                    reply = c.ask("PING")
+                    return reply == b"PONG" or is_error(reply, "NOAUTH")
             except (Closed, OSError):
                 return False
         wait_until(answers, 10, "valkey-server answers")

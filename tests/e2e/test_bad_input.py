@@ -65,10 +65,10 @@ def alive_after(servers):
     assert holdfast.alive()
     with holdfast.client() as c:
         assert c("PING") == b"PONG"
-    wait_until(lambda: holdfast.rss_kib() < before + RSS_SLACK_KIB, 10, "memory is given back")
+    wait_until(lambda: holdfast.rss_kib() < before + RSS_SLACK_KIB, 5, "memory is given back")
 
 
-def everything(port, data, tail=encode("PING"), seconds=1.0):
+def everything(port, data, tail=encode("PING"), seconds=0.3):
     """All that comes back for these bytes, until a close or a while of silence; (bytes, closed)."""
     got = b""
     with contextlib.closing(connect(port, 5)) as s:
