@@ -68,7 +68,13 @@ $(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: $(OUT)/version
 
 # What tests share: tests/unit/*.c without a test_ name. A test gets the members that it refers to. The sim_ files may stand in for
 # the product's doors (sim_log.c is a log in memory), so they come first, and only for a test that includes a sim_ header.
-$(OUT)/libsim.a: $(filter $(OBJ)/tests/unit/sim_%,$(HELPERS)) $(OUT)/parts
+# Their sequencer is one that can leave out a clause of the release rule (sequencer.h, seq_without).
+CLAUSES := $(patsubst %.c,$(OBJ)/clauses/%.o,$(wildcard proxy/seq*.c))
+$(OBJ)/tests/unit/sim_%.o $(OBJ)/tests/unit/test_sequencer.o: private ALLFLAGS += -DSEQ_CLAUSES
+$(OBJ)/clauses/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
+	@mkdir -p $(@D)
+	$(CC) $(ALLFLAGS) -DSEQ_CLAUSES -MMD -MP -c -o $@ $<
+$(OUT)/libsim.a: $(filter $(OBJ)/tests/unit/sim_%,$(HELPERS)) $(CLAUSES) $(OUT)/parts
 	@rm -f $@
 	@$(AR) qcs $@ $(filter %.o,$^)
 $(OUT)/libhelpers.a: $(filter-out $(OBJ)/tests/unit/sim_%,$(HELPERS)) $(OUT)/parts

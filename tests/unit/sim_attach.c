@@ -1,0 +1,253 @@
+/* Beginnings and ends in the simulated world: a tap that is cut, a Valkey or a Holdfast that dies, a rebuild, and the
+ * quiet at the end. */
+#include <string.h>
+
+#include "log/base/diag.h"
+#include "tests/unit/sim_world.h"
+
+static void commit_all(struct sim *w)
+{
+    driver_seal(w);
+    if (w->log.durable < w->log.sealed)
+        driver_commit(w, w->log.sealed);
+}
+
+static void log_attachment(struct sim *w)
+{
+    struct buf body = {0};
+
+    replay_attach_body(&body, w->offset, "replid", "run_id", false);
+    frame_control(&w->log.open, CONTROL_ATTACH, buf_head(&body), body.len);
+    buf_free(&body);
+    commit_all(w);
+}
+
+static void new_sequencer(struct sim *w)
+{
+    w->seq = seq_new();
+    if (w->without != NULL)
+        seq_without(w->seq, w->without);
+    w->nonce += 2;
+    driver_facts(w);
+    if (w->log.durable > 0)
+        seq_committed(w->seq, w->log.durable);
+    driver_tracking(w);
+}
+
+static void attach(struct sim *w, bool bridged)
+{
+    struct replay *r;
+    const struct replay_facts *facts;
+
+    w->log.seen.first = 1;
+    w->log.seen.last = w->log.durable;
+    r = replay_new(&w->log.seen, NULL);
+    while (replay_step(r, NULL, SIZE_MAX))
+        ;
+    facts = replay_facts(r);
+    if (facts->damage != NULL)
+        sim_violation(w, "%s", facts->damage);
+    for (w->tapped = 0; w->tapped < w->records && w->stream[w->tapped].end_offset <= facts->offset; w->tapped++)
+        ;
+    if (w->tapped > 0 && w->stream[w->tapped - 1].db_after != facts->db)
+        sim_violation(w, "the stream goes on in database %u, the log says %u", w->stream[w->tapped - 1].db_after,
+                      facts->db);
+    w->last_end_offset = w->durable_offset = facts->offset;
+    w->control = conn_new(w);
+    w->killer = conn_new(w);
+    w->attached = true;
+    w->attachment++;
+    w->counts.attachments++;
+    TRACE(w, "attached at %llu%s, %zu intents pending\n", (unsigned long long)facts->offset,
+          bridged ? ", bridged" : "", facts->pending_count);
+    driver_facts(w);
+    seq_attach(w->seq, facts, bridged);
+    driver_decisions(w);
+    replay_free(r);
+}
+
+/* The worker closes everything, the sequencer lets go of everything; what Valkey has in its sockets may still run,
+ * and is killed in the end. */
+static void detach(struct sim *w, bool valkey_lives)
+{
+    w->attached = w->open = w->lane_wanted = false;
+    w->snapshot = SNAPSHOT_NONE;
+    driver_facts(w);
+    seq_detach(w->seq);
+    driver_decisions(w);
+    for (int i = 0; i < w->calls; i++) {
+        struct call *c = &w->call[i];
+
+        if (c->state != CALL_OUT)
+            continue;
+        if (c->road != ROAD_ASYNC && c->road != ROAD_READ)
+            sim_violation(w, "forgotten by a detachment: %s", call_text(w, c));
+        c->state = CALL_FAILED;
+        c->came = true;
+        if (c->op != NULL)
+            driver_drop(c);
+    }
+    for (int i = 0; i < w->conns; i++) {
+        w->conn[i]->open = false;
+        for (uint64_t n = sim_random(w, 4); valkey_lives && n > 0 && w->conn[i]->sent_count > 0; n--)
+            if (w->conn[i] != w->control && w->conn[i] != w->killer)
+                valkey_serve(w, w->conn[i]);
+    }
+    w->conns = 0;
+    w->lane = w->control = w->killer = w->shared = NULL;
+    for (int i = 0; i < SIM_SESSIONS; i++) {
+        w->session[i].pinned = w->session[i].reads = NULL;
+        w->session[i].unanswered = 0;
+    }
+}
+
+static void survive(struct sim *w)
+{
+    uint64_t last = w->log.durable + sim_random(w, w->log.sealed - w->log.durable + 1);
+
+    TRACE(w, "holdfast is gone; %llu of %llu entries survive\n", (unsigned long long)last,
+          (unsigned long long)w->log.sealed);
+    sim_log_survive(&w->log, last);
+    while (w->outcomes > 0 && w->outcome[w->outcomes - 1].index > last)
+        w->outcomes--;
+    seq_free(w->seq);
+    new_sequencer(w);
+    w->counts.restarts++;
+}
+
+void sim_start(struct sim *w)
+{
+    new_sequencer(w);
+    log_attachment(w);
+    attach(w, false);
+}
+
+void sim_tap_cut(struct sim *w, bool process_too)
+{
+    TRACE(w, "the tap is cut\n");
+    detach(w, true);
+    if (process_too)
+        survive(w);
+    else
+        commit_all(w);
+    if (sim_chance(w, 30))
+        valkey_change(w);
+    w->nonce += sim_chance(w, 50) ? 2 : 0; /* each attachment has its own; the same must do no harm either */
+    attach(w, true);
+}
+
+static void begin_again(struct sim *w, const struct keyspace *state)
+{
+    keyspace_copy(&w->valkey, state);
+    memset(w->foreign, 0, sizeof w->foreign);
+    w->records = w->tapped = 0;
+    buf_clear(&w->bytes);
+    w->offset += 1000;
+    w->db = 0;
+    w->outcomes = 0;
+}
+
+/* The node's part of a rebuild: an OUTCOME for what is pending, then state = log. */
+void sim_valkey_dies(struct sim *w, bool process_too)
+{
+    struct sim_rebuilt rebuilt;
+    const char *why;
+
+    TRACE(w, "valkey is gone\n");
+    w->counts.rebuilds++;
+    w->valkeys++;
+    detach(w, false);
+    if (process_too) {
+        survive(w);
+    } else {
+        driver_facts(w);
+        seq_close_out(w->seq);
+        driver_decisions(w);
+        commit_all(w);
+    }
+    why = sim_log_rebuild(&w->log, w->log.durable, NULL, &w->rebuilt, &rebuilt);
+    if (why != NULL) {
+        sim_violation(w, "%s", why);
+        return;
+    }
+    check_state(w, &w->rebuilt);
+    if (rebuilt.pending_count > 0) {
+        struct buf items = {0};
+
+        for (size_t i = 0; i < rebuilt.pending_count; i++)
+            item_ref(&items, rebuilt.pending[i], 1);
+        item_resolved(&items, rebuilt.pending[rebuilt.pending_count - 1]);
+        frame_outcome(&w->log.open, rebuilt.facts.offset, &items);
+        buf_free(&items);
+        commit_all(w);
+    }
+    begin_again(w, &w->rebuilt);
+    log_attachment(w);
+    why = sim_log_rebuild(&w->log, w->log.durable, NULL, &w->rebuilt, &rebuilt);
+    if (why != NULL || rebuilt.pending_count > 0 || !keyspace_equal(&w->rebuilt, &w->valkey))
+        sim_violation(w, "after a rebuild log and Valkey differ: %s", why != NULL ? why : "another state");
+    attach(w, false);
+}
+
+/* ---- the end ---- */
+
+static bool serve_all(struct sim *w)
+{
+    bool any = false;
+
+    for (int i = 0; i < w->conns; i++) {
+        struct conn *c = w->conn[i];
+
+        for (; c->sent_count > 0; any = true)
+            valkey_serve(w, c);
+        for (; c->open && c->answered_count > 0; any = true)
+            driver_answer(w, c);
+    }
+    for (; w->tapped < w->records; any = true)
+        driver_tap(w);
+    return any;
+}
+
+/* No more faults and no more clients: in a few rounds everything must be answered and durable. */
+void sim_end(struct sim *w)
+{
+    int quiet = 0;
+
+    w->p_fault = 0;
+    for (int round = 0; round < 200 && quiet < 4 && !w->violated; round++) {
+        bool any = serve_all(w);
+
+        driver_facts(w);
+        seq_effects_end(w->seq);
+        driver_decisions(w);
+        if (w->lane_wanted) {
+            driver_open_lane(w);
+            any = true;
+        }
+        driver_seal(w);
+        if (w->log.durable < w->log.sealed) {
+            commit_all(w);
+            any = true;
+        }
+        driver_tracking(w);
+        w->now_us += 60000;
+        driver_facts(w);
+        seq_tick(w->seq, w->now_us);
+        driver_decisions(w);
+        driver_marker(w);
+        quiet = any ? 0 : quiet + 1;
+    }
+    if (quiet < 4)
+        sim_violation(w, "it never comes to rest");
+}
+
+/* Whatever state the run ended in: everything is given back. */
+void sim_abandon(struct sim *w)
+{
+    if (w->attached)
+        detach(w, false);
+    seq_free(w->seq);
+    w->seq = NULL;
+    for (int i = 0; i < w->calls; i++)
+        keyset_clear(&w->call[i].keys);
+}
