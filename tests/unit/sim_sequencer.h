@@ -5,9 +5,9 @@
  *                    └─▶ log ─▶ commits, crashes ─▶ the real replay ─▶ what was promised must be there
  *
  * Everything is delayed and interleaved at random. Held at any crash: each released write stands exactly once, at the
- * position its reply named, on the same history; nothing is applied twice, and a unit whole or not at all; each released
- * read is a prefix of the rebuilt history; a refused write is not there. Held at the end: everything was answered, nothing
- * is left over, and log and Valkey agree.
+ * position its reply named, on the same history; nothing is applied twice, and a unit whole or not at all; each
+ * released read is a prefix of the rebuilt history; a refused write is not there. Held at the end: everything was
+ * answered, nothing is left over, and log and Valkey agree.
  */
 #ifndef HF_SIM_SEQUENCER_H
 #define HF_SIM_SEQUENCER_H
