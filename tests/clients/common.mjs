@@ -25,15 +25,23 @@ export const fresh = (what) => `${what}:${run}:${++names}`;
 export const everyByte = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
 export const large = Buffer.alloc(4 * 1024 * 1024, everyByte);
 
-/** One command on a connection of its own, past every client library. Resolves with the raw reply. */
+/** One command on a connection of its own, past every client library. Resolves with the raw reply: a line, or the text of a bulk string. */
 export function raw(...args) {
     const parts = args.map((a) => `$${Buffer.byteLength(a)}\r\n${a}\r\n`);
     return new Promise((resolve, reject) => {
-        const socket = net.connect(port, host, () => socket.end(`*${args.length}\r\n${parts.join("")}`));
-        const chunks = [];
-        socket.on("data", (chunk) => chunks.push(chunk));
-        socket.on("end", () => resolve(Buffer.concat(chunks).toString()));
+        let text = "";
+        const socket = net.connect(port, host, () => socket.write(`*${args.length}\r\n${parts.join("")}`));
+        socket.setEncoding("latin1");
+        socket.on("data", (chunk) => {
+            text += chunk;
+            const [, length, body] = /^\$(\d+)\r\n([^]*)$/.exec(text) ?? [];
+            if (length ? body.length < Number(length) + 2 : !text.endsWith("\r\n"))
+                return;
+            socket.destroy();
+            resolve(length ? body.slice(0, -2) : text);
+        });
         socket.on("error", reject);
+        socket.on("close", () => reject(new Error("closed without a reply")));
     });
 }
 
