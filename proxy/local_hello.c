@@ -121,6 +121,7 @@ static void on_auth(struct task *t, const char *reply, size_t n)
         users_drop(s->worker->users, s->user);
     s->user = user;
     s->authenticated = true;
+    pinned_authenticated(s);
     if (!user_ask(s->worker->users, user, on_rights, s->id)) /* not now: pinned is always right */
         admit(s, t);
 }

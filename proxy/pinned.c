@@ -195,6 +195,12 @@ bool pinned_ready(struct session *s, bool as_user)
                                         .name = name,
                                         .as_user = as_user};
 
+    if (as_user && (s->pinned != NULL ? !s->pinned->as_user : s->user != NULL)) {
+        /* Our own rights are not for it, and its own are lost with the connection that had them. */
+        s->doom = "its rights have changed";
+        session_kick(s);
+        return false;
+    }
     if (s->pinned != NULL)
         return backend_ready(s->pinned->backend);
     if (w->identity == NULL)
@@ -254,6 +260,12 @@ void pinned_monitor(struct session *s, struct task *t, const char *resp, size_t 
 uint64_t pinned_client_id(const struct session *s)
 {
     return s->pinned != NULL ? backend_client_id(s->pinned->backend) : 0;
+}
+
+void pinned_authenticated(struct session *s)
+{
+    CHECK(s->pinned != NULL);
+    s->pinned->as_user = true;
 }
 
 bool pinned_is_user(const struct session *s)

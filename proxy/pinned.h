@@ -32,7 +32,8 @@ void pinned_monitor(struct session *s, struct task *t, const char *resp, size_t 
  * with errors. */
 void pinned_close(struct session *s, bool shut);
 uint64_t pinned_client_id(const struct session *s); /* Valkey's id; 0 = none */
-bool pinned_is_user(const struct session *s);       /* opened as_user */
+bool pinned_is_user(const struct session *s); /* it has the rights of the session's user, not ours */
+void pinned_authenticated(struct session *s);      /* AUTH succeeded on it */
 void pinned_use(struct session *s); /* database and protocol of the session, now (it may receive pushes) */
 void pinned_note_db(struct session *s, uint32_t db); /* EXEC ran a SELECT */
 bool pinned_busy(const struct session *s);           /* owes a reply */

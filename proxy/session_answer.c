@@ -246,6 +246,14 @@ static void end_async(struct task *t)
     t->async_write = false;
 }
 
+/* "Busy running a script": nothing was read, so nothing that it says can be undone. */
+static bool tells_nothing(const char *reply, size_t n)
+{
+    static const char busy[] = "-BUSY ";
+
+    return n >= sizeof busy && memcmp(reply, busy, sizeof busy - 1) == 0;
+}
+
 void task_reply(struct task *t, const char *reply, size_t n)
 {
     t->op.error = reply[0] == '-';
@@ -258,7 +266,7 @@ void task_reply(struct task *t, const char *reply, size_t n)
         task_free(t);
     } else if (t->on_reply != NULL) {
         t->on_reply(t, reply, n);
-    } else if (t->op.kind == OP_READ && t->op.sync) {
+    } else if (t->op.kind == OP_READ && t->op.sync && !tells_nothing(reply, n)) {
         to_core(t, TO_CORE_READ, reply, n);
     } else {
         session_answer(t, reply, n);

@@ -194,7 +194,7 @@ static enum dispatch queue(struct session *s, const struct route_facts *f, const
     return DISPATCHED;
 }
 
-/* Inside MULTI, Valkey itself must see a wrong number of arguments, to abort at EXEC. */
+/* Inside MULTI, Valkey itself must see a wrong number of arguments: it aborts at EXEC, and at once if it is EXEC's own. */
 static bool malformed(const struct route_facts *f)
 {
     int arity = f->command != NULL ? f->command->arity : 0;
@@ -205,7 +205,7 @@ static bool malformed(const struct route_facts *f)
 enum dispatch tx_command(struct session *s, const struct route_facts *f, const struct route *r)
 {
     if (s->tx != NULL && malformed(f))
-        return queue(s, f, r);
+        return f->treatment == TREAT_EXEC ? discard(s, f->args) : queue(s, f, r);
     switch (f->treatment) {
     case TREAT_MULTI:
         return multi(s, f->args);
