@@ -3,9 +3,9 @@
  *      worker ──to_core──▶ core          one loop today; a lock-free ring between threads later
  *      worker ◀─to_worker─ core
  *
- * An op travels with its messages: from WRITE, LANE, BEGIN or READ on the core may use it until it sends RELEASE for it, which gives it
- * back for good. (BEGIN of a captured op: until RELEASE after END or BROKEN.) Plain values (epochs, key hashes) are sent for async writes, which the
- * worker keeps to itself. */
+ * An op travels with its messages: from WRITE, LANE, BEGIN or READ on the core may use it until it sends RELEASE for
+ * it, which gives it back for good. (BEGIN of a captured op: until RELEASE after END or BROKEN.) Plain values
+ * (epochs, key hashes) are sent for async writes, which the worker keeps to itself. */
 #ifndef HF_MESSAGE_H
 #define HF_MESSAGE_H
 
@@ -18,28 +18,33 @@ struct op;
 
 enum message_kind {
     /* to the core */
-    TO_CORE_WRITE,       /* op: OP_WRITE, sync: log its intent, forward on the writer lane, release when safe */
-    TO_CORE_LANE,        /* op: OP_CAPTURED, sync, stateless, full rights: run it on the writer lane; release when safe */
-    TO_CORE_BEGIN,       /* op: OP_CAPTURED about to be sent on the session's pinned connection (sync or async) */
-    TO_CORE_END,         /* op: its reply has come (op->reply, op->came, op->error). async: RELEASE follows at once */
-    TO_CORE_BROKEN,      /* op (BEGIN was sent): its connection broke or was given up unanswered; number = Valkey's client id of that connection */
-    TO_CORE_KILL,        /* number = client id of a connection of ours that broke with async writes unanswered (each of them gets ASYNC_END later: now) */
-    TO_CORE_READ,        /* op: OP_READ, sync: the reply has come; release when nothing it may have seen can be undone */
+    TO_CORE_WRITE,  /* op: OP_WRITE, sync: log its intent, forward on the writer lane, release when safe */
+    TO_CORE_LANE,   /* op: OP_CAPTURED, sync, stateless, full rights: run it on the writer lane; release when safe */
+    TO_CORE_BEGIN,  /* op: OP_CAPTURED about to be sent on the session's pinned connection (sync or async) */
+    TO_CORE_END,    /* op: its reply has come (op->reply, op->came, op->error). async: RELEASE follows at once */
+    TO_CORE_BROKEN, /* op (BEGIN was sent): its connection broke or was given up unanswered; number = Valkey's client
+                       id of that connection */
+    TO_CORE_KILL, /* number = client id of a connection of ours that broke with async writes unanswered (each of them
+                     gets ASYNC_END later: now) */
+    TO_CORE_READ, /* op: OP_READ, sync: the reply has come; release when nothing it may have seen can be undone */
     TO_CORE_ASYNC_BEGIN, /* number = epoch (gate_epoch) of an async write about to be sent on a shared lane */
     TO_CORE_ASYNC_KEY,   /* number = hash of a key that it may touch; sent only while gate->tracking; op = NULL */
     TO_CORE_ASYNC_ALL,   /* it may touch any key; likewise */
-    TO_CORE_ASYNC_END,   /* number = the same epoch: its reply has come, or its connection broke and KILL was sent before */
-    TO_CORE_WAIT,        /* op: WAIT / WAITAOF: release when all writes of this session accepted before are durable; number = session id */
-    TO_CORE_MODE,        /* number = enum durability: server-wide mode asked by CONFIG SET */
-    TO_CORE_SYNC_SESSIONS, /* number = how many sessions are in sync mode now (server-wide mode included) */
+    TO_CORE_ASYNC_END,   /* number = the same epoch: its reply has come, or its connection broke and KILL was sent
+                            before */
+    TO_CORE_WAIT, /* op: WAIT / WAITAOF: release when all writes of this session accepted before are durable; number =
+                     session id */
+    TO_CORE_MODE, /* number = enum durability: server-wide mode asked by CONFIG SET */
+    TO_CORE_SYNC_SESSIONS,   /* number = how many sessions are in sync mode now (server-wide mode included) */
     TO_CORE_RELOAD_COMMANDS, /* an unknown command was seen, or modules changed */
     /* to the worker */
-    TO_WORKER_OPEN,      /* pointer = struct valkey_identity *, the worker's now: Valkey is ours, forward */
-    TO_WORKER_SHUT,      /* pointer = malloc'd text (free it): forward nothing, close all connections to Valkey; ops in the worker's hands fail;
-                            ops that the core has come back by RELEASE */
-    TO_WORKER_CAME,      /* op: its reply has come from Valkey (not released yet): the next command may go to another connection */
-    TO_WORKER_RELEASE,   /* op: the reply in op->reply may go to the client */
-    TO_WORKER_COMMANDS   /* pointer = struct buf *, the raw COMMAND reply, the worker's now: build the table anew */
+    TO_WORKER_OPEN, /* pointer = struct valkey_identity *, the worker's now: Valkey is ours, forward */
+    TO_WORKER_SHUT, /* pointer = malloc'd text (free it): forward nothing, close all connections to Valkey; ops in the
+                       worker's hands fail; ops that the core has come back by RELEASE */
+    TO_WORKER_CAME, /* op: its reply has come from Valkey (not released yet): the next command may go to another
+                       connection */
+    TO_WORKER_RELEASE, /* op: the reply in op->reply may go to the client */
+    TO_WORKER_COMMANDS /* pointer = struct buf *, the raw COMMAND reply, the worker's now: build the table anew */
 };
 
 struct message {
@@ -61,23 +66,24 @@ void queue_free(struct queue *q);
 struct valkey_identity {
     char run_id[48];
     char version[32];
-    char server[16];          /* "valkey" or "redis", for HELLO */
+    char server[16]; /* "valkey" or "redis", for HELLO */
     unsigned databases;
-    char *commands;           /* raw COMMAND reply */
+    char *commands; /* raw COMMAND reply */
     size_t commands_bytes;
 };
 void valkey_identity_free(struct valkey_identity *v);
 
 /* Published by the core, read by the worker at any time: plain atomics. */
 enum gate_state { GATE_SHUT, GATE_OPEN, GATE_DRAINING };
-/* LOG_FULL concerns sync sessions only: an async one goes on until the lag says otherwise. A session in mode off is never refused. */
+/* LOG_FULL concerns sync sessions only: an async one goes on until the lag says otherwise. A session in mode off is
+ * never refused. */
 enum gate_refusal { WRITES_ACCEPTED, WRITES_REFUSED_LAG, WRITES_REFUSED_BUFFER, WRITES_REFUSED_LOG_FULL };
 struct gate {
-    _Atomic int state;        /* enum gate_state */
-    _Atomic int refusal;      /* enum gate_refusal */
-    _Atomic int mode;         /* enum durability, server-wide */
-    _Atomic int tracking;     /* some session is sync: async writes must name their keys */
-    _Atomic uint64_t epoch;   /* the open epoch of async writes */
+    _Atomic int state;            /* enum gate_state */
+    _Atomic int refusal;          /* enum gate_refusal */
+    _Atomic int mode;             /* enum durability, server-wide */
+    _Atomic int tracking;         /* some session is sync: async writes must name their keys */
+    _Atomic uint64_t epoch;       /* the open epoch of async writes */
     _Atomic int progress_percent; /* of a rebuild, for -LOADING */
 };
 

@@ -1,7 +1,8 @@
 /* An op: one command of one session on its way through Holdfast, until its reply is the client's.
  *
- * The worker makes it and frees it. While the core has it (between a message to the core and the release that answers), only the
- * core changes the fields of its part. A client that goes away leaves the op behind with session = NULL. */
+ * The worker makes it and frees it. While the core has it (between a message to the core and the release that
+ * answers), only the core changes the fields of its part. A client that goes away leaves the op behind with session =
+ * NULL. */
 #ifndef HF_OP_H
 #define HF_OP_H
 
@@ -18,11 +19,11 @@ struct backend;
 struct command;
 
 enum op_kind {
-    OP_LOCAL,     /* answered by us */
-    OP_NEUTRAL,   /* Valkey answers; neither reads nor writes keys (PING, INFO, PUBLISH ...) */
-    OP_READ,      /* reads keys */
-    OP_WRITE,     /* replayable: intent ahead, writer lane (sync only) */
-    OP_CAPTURED   /* any other write; and every write of an async connection */
+    OP_LOCAL,   /* answered by us */
+    OP_NEUTRAL, /* Valkey answers; neither reads nor writes keys (PING, INFO, PUBLISH ...) */
+    OP_READ,    /* reads keys */
+    OP_WRITE,   /* replayable: intent ahead, writer lane (sync only) */
+    OP_CAPTURED /* any other write; and every write of an async connection */
 };
 
 struct op {
@@ -30,34 +31,34 @@ struct op {
     TAILQ_ENTRY(op) in_core;    /* whatever list of the core holds it */
     struct session *session;
     enum op_kind kind;
-    bool sync;        /* the release rule applies */
-    bool came;        /* the reply has come from Valkey (or was made by us) */
-    bool released;    /* the reply may go to the client */
-    bool error;       /* the reply is an error */
-    bool pinned;      /* runs on the session's own connection */
-    uint8_t proto;    /* 2 or 3: form of the reply */
+    bool sync;     /* the release rule applies */
+    bool came;     /* the reply has come from Valkey (or was made by us) */
+    bool released; /* the reply may go to the client */
+    bool error;    /* the reply is an error */
+    bool pinned;   /* runs on the session's own connection */
+    uint8_t proto; /* 2 or 3: form of the reply */
     uint32_t db;
-    uint16_t canon;   /* entry in the replayable table (OP_WRITE) */
+    uint16_t canon; /* entry in the replayable table (OP_WRITE) */
     struct keyset keys;
     struct buf request; /* canonical RESP, for those that wait before they are sent */
     struct arg *args;   /* owned copy of the argument places inside request; NULL unless OP_WRITE */
     size_t arg_count;
-    struct buf reply;   /* whole, once `came`, if it could not go out at once */
+    struct buf reply; /* whole, once `came`, if it could not go out at once */
     uint64_t accepted_us;
     /* the core's part */
-    uint64_t seq;       /* OP_WRITE: sequence number */
-    uint64_t log_index; /* OP_WRITE: entry of the intent */
+    uint64_t seq;         /* OP_WRITE: sequence number */
+    uint64_t log_index;   /* OP_WRITE: entry of the intent */
     uint64_t effect_hash; /* OP_WRITE: hash64 of the canonical bytes */
-    uint64_t marker;    /* the marker that closes it; 0 = none sent yet */
-    uint64_t need;      /* log index that must be committed before release */
+    uint64_t marker;      /* the marker that closes it; 0 = none sent yet */
+    uint64_t need;        /* log index that must be committed before release */
     uint64_t came_us;
     uint64_t forwarded_us;
-    uint8_t phase;      /* sequencer.c's enum */
-    bool referred;      /* its effect was seen and matched */
-    bool skipped;       /* the effect of a later one was found: it seems to have left none */
+    uint8_t phase;         /* sequencer.c's enum */
+    bool referred;         /* its effect was seen and matched */
+    bool skipped;          /* the effect of a later one was found: it seems to have left none */
     struct flight *flight; /* OP_CAPTURED: what is known of it while it may take effect (seq_keys.h) */
-    bool ghost;         /* made by the sequencer, freed by it: nobody else sees it but to forward it */
-    bool orphan;        /* stands in for an op whose client was answered already: no reply will come for it */
+    bool ghost;            /* made by the sequencer, freed by it: nobody else sees it but to forward it */
+    bool orphan;           /* stands in for an op whose client was answered already: no reply will come for it */
 };
 TAILQ_HEAD(op_list, op);
 

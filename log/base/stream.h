@@ -1,7 +1,8 @@
 /* A connected, non-blocking byte stream (TCP or Unix socket) on the loop.
  *
- * Reading: the owner's data() gets the bytes of one read, which it must use or copy at once. Writing: the owner appends
- * to stream_out() (or stream_write()); the loop sends everything at the end of the turn. TLS will live behind the same door. */
+ * Reading: the owner's data() gets the bytes of one read, which it must use or copy at once. Writing: the owner
+ * appends to stream_out() (or stream_write()); the loop sends everything at the end of the turn. TLS will live behind
+ * the same door. */
 #ifndef HF_STREAM_H
 #define HF_STREAM_H
 
@@ -15,14 +16,14 @@ struct stream;
 
 struct stream_events {
     void (*data)(void *arg, const char *bytes, size_t n); /* n > 0 */
-    void (*closed)(void *arg, const char *why);           /* at most once, never from inside a call of the owner; by EOF, an
-                                                             error or a failed connect. The owner must still stream_close() */
-    void (*connected)(void *arg);                         /* for stream_connect() only; may be NULL */
-    void (*sent)(void *arg);                              /* all output has left; may be NULL */
+    void (*closed)(void *arg, const char *why); /* at most once, never from inside a call of the owner; by EOF, an
+                                                   error or a failed connect. The owner must still stream_close() */
+    void (*connected)(void *arg);               /* for stream_connect() only; may be NULL */
+    void (*sent)(void *arg);                    /* all output has left; may be NULL */
 };
 
-/* "host:port", "[v6]:port" or a path beginning with '/'. Numeric addresses and names (resolved at once). Returns NULL only with
- * a reason in why[why_size]; a refused connection is reported by closed(). */
+/* "host:port", "[v6]:port" or a path beginning with '/'. Numeric addresses and names (resolved at once). Returns NULL
+ * only with a reason in why[why_size]; a refused connection is reported by closed(). */
 struct stream *stream_connect(struct loop *l, const char *address, const struct stream_events *events, void *arg,
                               char *why, size_t why_size);
 struct stream *stream_accepted(struct loop *l, int fd, const struct stream_events *events, void *arg); /* takes fd */
@@ -32,9 +33,10 @@ void stream_finish(struct stream *s);
 
 struct buf *stream_out(struct stream *s); /* append here; the stream is then written at the end of the turn */
 void stream_write(struct stream *s, const void *bytes, size_t n);
-size_t stream_pending(const struct stream *s); /* bytes not yet taken by the kernel */
+size_t stream_pending(const struct stream *s);   /* bytes not yet taken by the kernel */
 void stream_pause(struct stream *s, bool pause); /* stop / go on reading */
-bool stream_local_address(const struct stream *s, char *out, size_t size);  /* "ip" of our end; false for a Unix socket */
+bool stream_local_address(const struct stream *s, char *out,
+                          size_t size); /* "ip" of our end; false for a Unix socket */
 bool stream_remote_address(const struct stream *s, char *out, size_t size); /* "ip:port" or the path */
 int stream_fd(const struct stream *s);
 

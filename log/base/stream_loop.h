@@ -4,8 +4,9 @@
 
 struct stream;
 
-struct stream *stream_link_dirty(struct stream *s, struct stream *next); /* returns the new head (unchanged if s is in already) */
-struct stream *stream_unlink_dirty(struct stream *s);                    /* returns the next one */
-void stream_flush(struct stream *s);                                     /* one write */
+struct stream *stream_link_dirty(struct stream *s,
+                                 struct stream *next); /* returns the new head (unchanged if s is in already) */
+struct stream *stream_unlink_dirty(struct stream *s);  /* returns the next one */
+void stream_flush(struct stream *s);                   /* one write */
 
 #endif
