@@ -149,7 +149,6 @@ static void what_is_unknown_is_a_pinned_write(void **state)
     expect(async_session, "NOSUCH", ROUTE_PINNED, OP_CAPTURED);
     expect(async_session, "XGROUP NOSUCH x", ROUTE_PINNED, OP_CAPTURED);
     expect(sync_session, "CLIENT NOSUCH", ROUTE_PINNED, OP_CAPTURED); /* for Valkey's own error */
-                   WHY_NOT_AVAILABLE); /* it would change a connection that many share */
 }
 
 /* ---- by state ---- */
