@@ -360,6 +360,9 @@ def main():
     chosen = options.parse_args()
     directory = pathlib.Path(tempfile.mkdtemp(prefix="hf-bench-", dir=os.environ.get("HF_TMP")))
     bench, began = Bench(chosen, directory), time.monotonic()
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"The machine is busy (load {load:.1f}): figures will be worse than they are, and of the proxies most of all.")
     print(HEAD, flush=True)
     try:
         for part in PARTS:
@@ -370,7 +373,7 @@ def main():
         shutil.rmtree(directory, ignore_errors=True)
     missed = [r["work"] for r in bench.rows if r["passed"] is False or r["ahead"] is False]
     with open(chosen.json, "w", encoding="utf-8") as f:
-        json.dump({"rows": bench.rows, "raw": bench.raw, "rounds": bench.rounds, "seconds": time.monotonic() - began}, f, indent=1)
+        json.dump({"rows": bench.rows, "raw": bench.raw, "rounds": bench.rounds, "load": load, "seconds": time.monotonic() - began}, f, indent=1)
     print(f"{len(bench.rows)} rows, {len(missed)} missed or behind, in {time.monotonic() - began:.0f} s; raw figures in {chosen.json}")
     return 1 if missed else 0
 

@@ -1,7 +1,9 @@
 // Valkey GLIDE, in RESP2 and RESP3. It has one connection per client, made by its own native core; in RESP2 it has no pub/sub.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { Batch, Decoder, GlideClient, GlideClientConfiguration, InfoOptions, ListDirection, ProtocolVersion, Script, TimeUnit } from "@valkey/valkey-glide";
+import {
+    Batch, Decoder, GlideClient, GlideClientConfiguration, InfoOptions, ListDirection, Logger, ProtocolVersion, Script, TimeUnit,
+} from "@valkey/valkey-glide";
 import { bare, eventually, everyByte, fresh, host, large, modes, otherMode, port, raw, setMode, survivesKill } from "./common.mjs";
 
 for (const mode of modes)
@@ -9,6 +11,7 @@ for (const mode of modes)
         describe(`GLIDE, ${mode}, RESP${protocol}`, () => suite(mode, protocol));
 
 const { Exact, Pattern } = GlideClientConfiguration.PubSubChannelModes;
+Logger.init("off"); // else it writes a line for each error reply
 const bytes = { decoder: Decoder.Bytes };
 
 function suite(mode, protocol) {
