@@ -332,7 +332,7 @@ bool seq_marker_seen(struct seq *s, uint64_t number, uint64_t resolves, uint64_t
         if (s->recover_index <= s->durable) {
             s->lane_recovering = false;
             seq_decide(s, SEQ_REOPEN, NULL);
-        } else {
+        } else if (s->recover_index >= s->open_index) { /* an older entry is with the writer already */
             seq_decide(s, SEQ_URGE, NULL);
         }
     }

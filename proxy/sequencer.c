@@ -322,7 +322,9 @@ void seq_wait(struct seq *s, struct op *op)
         return;
     }
     op->came = true;
-    op->log_index = s->intent_dates.count > 0 ? s->open_index : 0;
+    if (s->intent_dates.count > 0) /* the newest intent's entry, not the open one: that may stay empty */
+        op->log_index = s->intent_dates.at[(s->intent_dates.head + s->intent_dates.count - 1) &
+                                           (s->intent_dates.cap - 1)].index;
     op->marker = s->next_marker;
     seq_set_phase(op, PHASE_MARKER);
     TAILQ_INSERT_TAIL(&s->pending_marker, op, in_core);
