@@ -20,7 +20,7 @@ from resp import Client, Closed
 
 ROUNDS = int(os.environ.get("HF_ROUNDS", "50" if FULL else "6"))
 SEED = os.environ.get("HF_SEED") or str(random.SystemRandom().randint(1, 1 << 30))
-CLIENTS = 3 # in each of two databases
+CLIENTS = 3  # in each of two databases
 
 
 class Scene:
@@ -92,7 +92,7 @@ def begin(scene, tag, is_async=False):
     groups = []
     for db in (0, 1):
         shared = load.Shared(f"{tag}d{db}")
-        clients = [load.LoadClient(n, scene.holdfast.port, scene.reference.port, shared, f"{SEED}/{tag}", is_async, db)
+        clients = [load.LoadClient(n, scene.holdfast.port, scene.reference.port, shared, f"{SEED}/{tag}/{db}", is_async, db)
                    for n in range(CLIENTS)]
         groups.append((shared, clients))
     for _, clients in groups:
