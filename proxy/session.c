@@ -122,6 +122,12 @@ void session_run(struct session *s)
     if (s->stash.len == 0)
         buf_free(&s->stash);
     stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
+    if (s->eof && s->held == NULL && s->stash.len == 0) {
+        if (s->tx != NULL || s->subscribed || s->monitoring || (s->last != NULL && s->last->flags & CMD_BLOCKING))
+            session_close(s, "closed by the other end");
+        else
+            session_finish(s);
+    }
 }
 
 void session_kick(struct session *s)
@@ -214,7 +220,26 @@ static void on_sent(void *arg)
         session_kick(s);
 }
 
-static const struct stream_events session_events = {.data = on_data, .closed = on_closed, .sent = on_sent};
+/* The client has shut down its sending side (`printf ... | nc`): what it asked before is done and answered, as Valkey
+ * does. A client that waits for others (blocked, subscribed) cannot be told from one that is gone, and must not take
+ * anything any more. */
+static bool on_eof(void *arg)
+{
+    struct session *s = arg;
+    bool blocking = s->last == NULL || (s->last->flags & CMD_BLOCKING) != 0;
+
+    if (s->state != SESSION_OPEN || s->subscribed || s->monitoring || s->tx != NULL)
+        return s->state == SESSION_FINISHING;
+    if (s->op_count > 0 ? blocking : s->held == NULL && s->stash.len == 0)
+        return false;
+    s->eof = true;
+    if (s->held == NULL && s->stash.len == 0)
+        session_finish(s);
+    return true;
+}
+
+static const struct stream_events session_events = {
+    .data = on_data, .closed = on_closed, .sent = on_sent, .eof = on_eof};
 
 struct session *session_new(struct worker *w, int fd, bool unix_socket)
 {

@@ -130,6 +130,7 @@ struct session {
     bool counted_sync; /* counted in worker->sync_sessions */
     bool authenticated;
     bool reply_off, skip_next; /* CLIENT REPLY */
+    bool eof;                   /* the client sends no more, but may wait for answers */
     bool barrier;              /* nothing more starts until Valkey has answered what was sent */
     bool no_touch, no_evict;
     bool watching, tracking, monitoring;

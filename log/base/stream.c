@@ -31,7 +31,7 @@ struct stream {
     struct loop *loop;
     int fd;
     enum stream_state state;
-    bool paused, closed, in_dirty, blocked;
+    bool paused, closed, in_dirty, blocked, eof;
     struct stream *next_dirty;
     struct event *read_event, *write_event;
     const struct stream_events *events;
@@ -57,7 +57,7 @@ struct stream *stream_unlink_dirty(struct stream *s)
 
 static void want_read(struct stream *s)
 {
-    if (!s->paused && (s->state == OPEN))
+    if (!s->paused && !s->eof && s->state == OPEN)
         (void)event_add(s->read_event, NULL);
     else
         (void)event_del(s->read_event);
@@ -84,6 +84,14 @@ static void die_soon(struct stream *s, const char *why)
     event_active(s->write_event, EV_WRITE, 1);
 }
 
+static void end_of_input(struct stream *s)
+{
+    s->eof = true;
+    want_read(s);
+    if (s->events->eof == NULL || !s->events->eof(s->arg))
+        die(s, "closed by the other end");
+}
+
 static void on_readable(evutil_socket_t fd, short what, void *arg)
 {
     struct stream *s = arg;
@@ -97,7 +105,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     if (n > 0)
         s->events->data(s->arg, scratch, (size_t)n);
     else if (n == 0)
-        die(s, "closed by the other end");
+        end_of_input(s);
     else if (errno != EAGAIN && errno != EINTR)
         die(s, strerror(errno));
 }

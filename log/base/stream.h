@@ -20,6 +20,8 @@ struct stream_events {
                                                    error or a failed connect. The owner must still stream_close() */
     void (*connected)(void *arg);               /* for stream_connect() only; may be NULL */
     void (*sent)(void *arg);                    /* all output has left; may be NULL */
+    bool (*eof)(void *arg); /* the peer sends no more: true = it may still be waiting for output, do not call closed()
+                               now (it follows when writing fails, or by stream_finish()); NULL = closed() at once */
 };
 
 /* "host:port", "[v6]:port" or a path beginning with '/'. Numeric addresses and names (resolved at once). Returns NULL
