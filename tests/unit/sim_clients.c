@@ -198,3 +198,21 @@ void clients_issue(struct sim *w, int session)
     TRACE(w, "client: %s\n", call_text(w, c));
     issue(w, c);
 }
+
+struct call *clients_read(struct sim *w, int key)
+{
+    struct call *c = &w->call[SIM_CALLS_MAX];
+
+    memset(c, 0, sizeof *c);
+    c->number = SIM_CALLS_MAX;
+    c->kind = OP_READ;
+    c->road = ROAD_READ;
+    c->sync = c->came = true;
+    c->keys.all = key < 0;
+    if (key >= 0)
+        keyset_add(&c->keys, sim_key_hash(key));
+    driver_facts(w);
+    seq_read(w->seq, op_new(c));
+    driver_decisions(w);
+    return c;
+}

@@ -56,6 +56,8 @@ const struct sim_counts *sim_counts(const struct sim *w)
     return &w->counts;
 }
 
+enum { FAULTS_LANE = 40, FAULTS_CONNECTIONS = 65, FAULTS = 100 }; /* shares, each up to here */
+
 static int one_of(struct sim *w, int a, int b, int c)
 {
     uint64_t dice = sim_random(w, 3);
@@ -81,11 +83,28 @@ static void breaking(struct sim *w)
 {
     w->keys = one_of(w, 1, 1, 2);
     w->sessions = SIM_SESSIONS;
-    w->p_async = w->p_all = w->p_foreign = 0;
+    w->p_async = one_of(w, 0, 30, 50);
+    w->p_all = w->p_foreign = 0;
     w->p_fault = 6;
+    w->fault_to = w->p_async > 0 ? FAULTS_CONNECTIONS : FAULTS_LANE;
     w->p_slow_kill = one_of(w, 80, 90, 96);
     w->p_marker = 100;
-    w->only_lane = true;
+}
+
+static void dying(struct sim *w)
+{
+    w->keys = one_of(w, 1, 2, 3);
+    w->p_fault = 6;
+    w->fault_from = FAULTS_CONNECTIONS;
+}
+
+static void toggling(struct sim *w)
+{
+    w->keys = one_of(w, 1, 1, 2);
+    w->sessions = one_of(w, 1, 1, 2);
+    w->p_async = 60;
+    w->p_toggle = 8;
+    w->p_all = w->p_foreign = 0;
 }
 
 static void reset(struct sim *w, uint64_t seed, enum sim_profile profile)
@@ -124,13 +143,23 @@ static void reset(struct sim *w, uint64_t seed, enum sim_profile profile)
     if (profile == SIM_ANY) {
         uint64_t dice = sim_random(w, 100);
 
-        profile = dice < 15 ? SIM_NARROW : dice < 30 ? SIM_BREAKING : SIM_MIXED;
+        profile = dice < 12   ? SIM_NARROW
+                  : dice < 26 ? SIM_BREAKING
+                  : dice < 38 ? SIM_DYING
+                  : dice < 50 ? SIM_TOGGLING
+                              : SIM_MIXED;
     }
-    w->only_lane = false;
+    w->p_toggle = 0;
+    w->fault_from = 0;
+    w->fault_to = FAULTS;
     if (profile == SIM_NARROW)
         narrow(w);
     else if (profile == SIM_BREAKING)
         breaking(w);
+    else if (profile == SIM_DYING)
+        dying(w);
+    else if (profile == SIM_TOGGLING)
+        toggling(w);
     for (int i = 0; i < w->sessions; i++)
         w->session[i].sync = !sim_chance(w, w->p_async);
 }
@@ -152,18 +181,27 @@ static struct conn *any_conn(struct sim *w, bool answered)
 
 /* ---- things that go wrong ---- */
 
-static void fault(struct sim *w)
+static void break_any(struct sim *w)
 {
-    uint64_t dice = w->only_lane ? 0 : sim_random(w, 100);
-
-    if (dice < 40) {
-        if (w->lane != NULL)
-            driver_break(w, w->lane);
-    } else if (dice < 65) {
+    for (int tries = 0; tries < 20; tries++) { /* rather one that has something under way */
         struct conn *c = w->conn[sim_random(w, (uint64_t)w->conns)];
 
-        if (c->open && c != w->control && c != w->killer && c != w->lane)
-            driver_break(w, c);
+        if (!c->open || c == w->control || c == w->killer || c == w->lane || (c->sent_count == 0 && tries < 15))
+            continue;
+        driver_break(w, c);
+        return;
+    }
+}
+
+static void fault(struct sim *w)
+{
+    uint64_t dice = (uint64_t)w->fault_from + sim_random(w, (uint64_t)(w->fault_to - w->fault_from));
+
+    if (dice < FAULTS_LANE) {
+        if (w->lane != NULL)
+            driver_break(w, w->lane);
+    } else if (dice < FAULTS_CONNECTIONS) {
+        break_any(w);
     } else if (dice < 75) {
         sim_tap_cut(w, false);
     } else if (dice < 83) {
@@ -201,13 +239,19 @@ static void snapshot(struct sim *w)
 
 /* ---- the ordinary ---- */
 
+static bool is_slow(struct sim *w, const struct conn *c)
+{
+    if (c == w->killer || !c->open) /* what a broken one left may lie there for long */
+        return sim_chance(w, w->p_slow_kill);
+    return c != w->lane && c != w->control && sim_chance(w, w->p_slow_kill / 2);
+}
+
 static void valkey_step(struct sim *w)
 {
     struct conn *c;
 
     for (uint64_t n = 1 + sim_random(w, 3); n > 0 && (c = any_conn(w, false)) != NULL; n--)
-        if ((c != w->killer && c->open) ||
-            !sim_chance(w, w->p_slow_kill)) /* what a broken one left may lie there for long */
+        if (!is_slow(w, c))
             valkey_serve(w, c);
 }
 
@@ -271,6 +315,8 @@ static void step(struct sim *w)
     }
     if (sim_chance(w, w->p_foreign))
         valkey_change(w);
+    if (sim_chance(w, w->p_toggle))
+        driver_set_sync(w, (int)sim_random(w, (uint64_t)w->sessions), sim_chance(w, 50));
     if (w->lane_wanted && !w->open)
         driver_open_lane(w);
     if (sim_chance(w, w->p_marker))

@@ -23,10 +23,12 @@ struct sim_counts { /* over all runs of a simulator */
 };
 
 enum sim_profile {
-    SIM_ANY,     /* the seed chooses among all of these */
-    SIM_MIXED,   /* a bit of everything */
-    SIM_NARROW,  /* one key, equal writes */
-    SIM_BREAKING /* the lane breaks again and again, and its rest lies long in Valkey's socket */
+    SIM_ANY,      /* the seed chooses among all of these */
+    SIM_MIXED,    /* a bit of everything */
+    SIM_NARROW,   /* one key, equal writes */
+    SIM_BREAKING, /* connections break again and again, and what they left lies long in Valkey's sockets */
+    SIM_DYING,    /* taps, processes and Valkeys come and go */
+    SIM_TOGGLING  /* few sessions, which change between sync and async */
 };
 
 struct sim;

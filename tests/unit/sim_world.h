@@ -85,10 +85,11 @@ struct sim {
     /* what this schedule is made of, in percent */
     int keys, sessions, p_fault, p_async, p_anonymous, p_refused, p_past, p_lazy, p_two_keys, p_other, p_unit,
         p_foreign, p_all, p_marker, p_slow_kill;
-    bool only_lane; /* no other faults than a lane that breaks */
+    int p_toggle;
+    int fault_from, fault_to; /* of the table in sim_sequencer.c */
 
     /* clients */
-    struct call call[SIM_CALLS_MAX];
+    struct call call[SIM_CALLS_MAX + 1]; /* the last one is clients_read()'s */
     int calls;
     int32_t next_id;
     int owner[SIM_CALLS_MAX * SIM_CMDS_MAX + 1]; /* id -> call */
@@ -153,6 +154,7 @@ const char *call_text(struct sim *w, const struct call *c);
 
 /* sim_clients.c */
 void clients_issue(struct sim *w, int session);
+struct call *clients_read(struct sim *w, int key); /* one whose reply is there already; -1: of all keys */
 
 /* sim_driver.c */
 void driver_facts(struct sim *w);
