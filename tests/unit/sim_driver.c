@@ -26,7 +26,7 @@ static struct call *call_of(struct sim *w, const struct op *op)
 {
     if (op->session != NULL)
         return (struct call *)(void *)op->session;
-    for (int i = 0; i < w->calls; i++)
+    for (int i = w->calls; i-- > 0;) /* the newest: a number whose intent was lost is given again */
         if (op->kind == OP_WRITE && w->call[i].seq == op->seq)
             return &w->call[i];
     return NULL;
