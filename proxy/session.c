@@ -123,7 +123,8 @@ void session_run(struct session *s)
         buf_free(&s->stash);
     stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
     if (s->eof && s->held == NULL && s->stash.len == 0) {
-        if (s->tx != NULL || s->subscribed || s->monitoring || (s->last != NULL && s->last->flags & CMD_BLOCKING))
+        if (s->tx != NULL || s->channels + s->shard_channels > 0 || s->monitoring ||
+            (s->last != NULL && s->last->flags & CMD_BLOCKING))
             session_close(s, "closed by the other end");
         else
             session_finish(s);
@@ -228,7 +229,7 @@ static bool on_eof(void *arg)
     struct session *s = arg;
     bool blocking = s->last == NULL || (s->last->flags & CMD_BLOCKING) != 0;
 
-    if (s->state != SESSION_OPEN || s->subscribed || s->monitoring || s->tx != NULL)
+    if (s->state != SESSION_OPEN || s->channels + s->shard_channels > 0 || s->monitoring || s->tx != NULL)
         return s->state == SESSION_FINISHING;
     if (s->op_count > 0 ? blocking : s->held == NULL && s->stash.len == 0)
         return false;
