@@ -334,9 +334,36 @@ static void long_reply_line(void **state)
     buf_free(&in);
 }
 
+/* A Lua error's text comes as it is: EVAL "error('a\\nb')". */
+static void line_feed_in_an_error(void **state)
+{
+    static const char *const all[] = {"-ERR user_script:1: a\nb script: 20\r\n", "+OK\r\n", "-\n\r\n", "$3\r\na\nb\r\n",
+                                      "*3\r\n:1\r\n-ERR a\nb\rc\r\n%1\r\n$2\r\n\r\n\r\n*2\r\n$-1\r\n-x\n\r\n", ":7\r\n",
+                                      "-ERR \r \n \r\n", "*1\r\n-a\nb\r\n"};
+    struct buf in = {0}, want = {0};
+
+    (void)state;
+    for (int round = 0; round < 200; round++)
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+            buf_text(&in, all[i]);
+            buf_text(&want, all[i]);
+            buf_text(&want, "|");
+        }
+    for (size_t piece = 1; piece < 70000; piece = piece * 2 + 1) {
+        struct buf out = {0};
+
+        assert_true(split_in(buf_head(&in), in.len, piece, &out));
+        assert_int_equal(out.len, want.len);
+        assert_memory_equal(buf_head(&out), buf_head(&want), want.len);
+        buf_free(&out);
+    }
+    buf_free(&in);
+    buf_free(&want);
+}
+
 static void not_resp(void **state)
 {
-    static const char *const bad[] = {"HTTP/1.1 200\r\n", "+OK\r\nx", "$3\r\nabcxy", ":a\r\n", "*-2\r\n", "|1\r\n"};
+    static const char *const bad[] = {"*2\r\n-a\nb\r\nx\r\n", "*2\r\n-a\nb\r\n$-2\r\n", "HTTP/1.1 200\r\n", "+OK\r\nx", "$3\r\nabcxy", ":a\r\n", "*-2\r\n", "|1\r\n"};
     struct buf deep = {0}, out = {0};
     struct resp_splitter *s = resp_splitter_new();
     int calls = 0;
@@ -420,7 +447,7 @@ int main(void)
         cmocka_unit_test(replies),
         cmocka_unit_test(big_reply),
         cmocka_unit_test(long_reply_line),
-        cmocka_unit_test(not_resp),
+        cmocka_unit_test(line_feed_in_an_error), cmocka_unit_test(not_resp),
         cmocka_unit_test(writers),
         cmocka_unit_test(numbers),
     };
