@@ -17,6 +17,7 @@
 enum { NAME_BYTES_MAX = 320 };
 
 struct request {
+    struct request *next; /* in node->refused_kills */
     node_reply_fn *reply; /* NULL: nobody wants to know */
     void *arg;
     /* node_kill_client() */
@@ -29,15 +30,36 @@ static void on_ready(void *arg)
     node_gather(arg);
 }
 
+static bool begins(const char *reply, size_t n, const char *text)
+{
+    return n >= strlen(text) && memcmp(reply, text, strlen(text)) == 0;
+}
+
+/* ":1", ":0", or "-ERR No such client": gone in each case. While a script runs Valkey kills nobody, and what waits
+ * for this kill would wait for ever: asked again. */
+static void on_killed(struct node *n, struct request *r, const char *reply, size_t size)
+{
+    if (begins(reply, size, "-BUSY") || begins(reply, size, "-LOADING")) {
+        r->next = n->refused_kills;
+        n->refused_kills = r;
+        return;
+    }
+    if (reply[0] == '-' && !begins(reply, size, "-ERR No such client"))
+        node_fail(n, "CLIENT KILL was refused: %.*s", (int)(size < 80 ? size - 2 : 80), reply + 1);
+    else
+        r->killed(r->arg, r->client_id, true);
+    free(r);
+}
+
 static void on_reply(void *arg, void *cookie, const char *reply, size_t n)
 {
     struct request *r = cookie;
 
-    (void)arg;
-    if (r->killed != NULL) /* ":1", ":0", or "-ERR No such client": gone in each case */
-        r->killed(r->arg, r->client_id,
-                  reply[0] == ':' || reply[0] == '+' || (n > 19 && memcmp(reply, "-ERR No such client", 19) == 0));
-    else if (r->reply != NULL)
+    if (r->killed != NULL) {
+        on_killed(arg, r, reply, n);
+        return;
+    }
+    if (r->reply != NULL)
         r->reply(r->arg, reply, n);
     free(r);
 }
@@ -66,8 +88,13 @@ void node_connect(struct node *n)
 
 void node_control_close(struct node *n)
 {
+    struct request *r;
     void *cookie;
 
+    while ((r = n->refused_kills) != NULL) {
+        n->refused_kills = r->next;
+        free(r);
+    }
     if (n->control == NULL)
         return;
     while (backend_take_due(n->control, &cookie))
@@ -120,6 +147,18 @@ void node_kill_client(struct node *n, uint64_t client_id, void (*done)(void *arg
     buf_free(&out);
 }
 
+static void kill_again(struct node *n)
+{
+    struct request *r, *refused = n->refused_kills;
+
+    n->refused_kills = NULL;
+    while ((r = refused) != NULL) {
+        refused = r->next;
+        node_kill_client(n, r->client_id, r->killed, r->arg);
+        free(r);
+    }
+}
+
 static void on_kill_reply(void *arg, const char *reply, size_t size)
 {
     if (size > 0 && reply[0] == '-')
@@ -153,6 +192,7 @@ void node_control_watch(struct node *n, uint64_t now_ms)
 
     if (n->control == NULL)
         return;
+    kill_again(n);
     since = backend_waiting_since_ms(n->control);
     if (since > 0 && now_ms >= since + (uint64_t)n->config->valkey_timeout_ms) {
         if (n->spawn != NULL)

@@ -80,6 +80,7 @@ struct node {
     uint64_t last_why_ms;
 
     struct backend *control;
+    struct request *refused_kills; /* node_control.c: to be sent again */
     unsigned answers_due; /* of what is being gathered */
     struct node_valkey valkey;
     uint64_t ping_ms;
