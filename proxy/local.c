@@ -92,8 +92,9 @@ static const struct local_row rows[] = {
     {"module|load", TREAT_LOCAL, -3, false, local_module, "by Valkey; the commands are read again"},
     {"module|loadex", TREAT_LOCAL, -3, false, local_module, "by Valkey; the commands are read again"},
     {"module|unload", TREAT_LOCAL, 3, false, local_module, "by Valkey; the commands are read again"},
-    {"wait", TREAT_LOCAL, 3, true, local_wait, "other zones in which this connection's writes are durable"},
-    {"waitaof", TREAT_LOCAL, 4, true, local_waitaof, "the log instead of the append-only file"},
+    {"wait", TREAT_LOCAL, 3, false, local_wait,
+     "other zones in which this connection's writes are durable; not inside MULTI, where Valkey would count our tap"},
+    {"waitaof", TREAT_LOCAL, 4, false, local_waitaof, "the log instead of the append-only file; not inside MULTI"},
 
     REFUSED("replicaof", replicates),
     REFUSED("slaveof", replicates),

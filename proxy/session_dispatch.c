@@ -293,6 +293,8 @@ static void refuse(struct session *s, const struct route_facts *f, enum route_wh
 {
     char text[ERROR_BYTES_MAX], name[128], loading[128];
 
+    if (s->tx != NULL)
+        s->tx->refused = true; /* as Valkey does: EXEC must not run the rest */
     quote(name, sizeof name, f->args, 0, sizeof name);
     switch (why) {
     case WHY_LOADING:
