@@ -109,10 +109,26 @@ static void shut(struct worker *w)
     worker_kick_waiting(w);
 }
 
+/* SELECT is answered while Valkey is away, when nobody knows how many databases the next one has. A SELECT that it
+ * refuses would let the command behind it run in another database, and break a shared lane. */
+static void end_sessions_beyond(struct worker *w, unsigned databases)
+{
+    struct session *s;
+
+    TAILQ_FOREACH(s, &w->sessions, in_worker)
+    {
+        if (s->db < databases)
+            continue;
+        s->doom = "its database does not exist";
+        session_kick(s);
+    }
+}
+
 static void open_valkey(struct worker *w, struct valkey_identity *identity)
 {
     shut(w);
     w->identity = identity;
+    end_sessions_beyond(w, identity->databases);
     take_commands(w, identity->commands, identity->commands_bytes);
     lanes_open(w->lanes);
 }
