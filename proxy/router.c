@@ -109,6 +109,20 @@ static bool is_transaction(enum treatment t)
     return t == TREAT_MULTI || t == TREAT_EXEC || t == TREAT_DISCARD || t == TREAT_WATCH || t == TREAT_UNWATCH;
 }
 
+bool route_refuses_writes(const struct route_facts *f)
+{
+    switch (f->refusal) {
+    case WRITES_ACCEPTED:
+        return false;
+    case WRITES_REFUSED_LOG_FULL: /* an async session goes on until the lag is too great */
+        return f->mode == DURABILITY_SYNC;
+    case WRITES_REFUSED_LAG:
+    case WRITES_REFUSED_BUFFER:
+        break;
+    }
+    return f->mode != DURABILITY_OFF;
+}
+
 static struct route in_multi(const struct route_facts *f)
 {
     switch (f->treatment) {
@@ -165,7 +179,7 @@ struct route route_command(const struct route_facts *f)
     if (f->in_multi && !is_transaction(f->treatment)) {
         struct route r = in_multi(f);
 
-        if (r.to == ROUTE_MULTI && f->refusal != WRITES_ACCEPTED && f->mode != DURABILITY_OFF && route_may_write(f))
+        if (r.to == ROUTE_MULTI && route_refuses_writes(f) && route_may_write(f))
             r.why = WHY_CLUSTERDOWN; /* the caller remembers it: EXEC must fail */
         return r;
     }
@@ -173,7 +187,7 @@ struct route route_command(const struct route_facts *f)
         return to(ROUTE_LOCAL, OP_LOCAL);
     if (f->gate != GATE_OPEN)
         return refuse(WHY_LOADING);
-    if (f->refusal != WRITES_ACCEPTED && f->mode != DURABILITY_OFF && route_may_write(f))
+    if (route_refuses_writes(f) && route_may_write(f))
         return refuse(WHY_CLUSTERDOWN);
     switch (f->treatment) {
     case TREAT_LOCAL:

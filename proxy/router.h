@@ -87,4 +87,7 @@ struct route route_command(const struct route_facts *f);
 /* Whether it is a write or may turn out to be one: what is refused while the log is behind. */
 bool route_may_write(const struct route_facts *f);
 
+/* Whether writes of this session are refused now. */
+bool route_refuses_writes(const struct route_facts *f);
+
 #endif

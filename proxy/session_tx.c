@@ -101,7 +101,7 @@ static enum dispatch exec(struct session *s, const struct route_facts *f)
     }
     if (tx->refused)
         return abort_exec(s, abort_errors);
-    if (tx->writes && f->refusal != WRITES_ACCEPTED && f->mode != DURABILITY_OFF) {
+    if (tx->writes && route_refuses_writes(f)) {
         if (abort_exec(s, abort_clusterdown) == NOT_NOW)
             return NOT_NOW;
         s->worker->writes_rejected++;

@@ -232,6 +232,11 @@ static void refused_while_behind(void **state)
     struct route_facts f = sync_session;
 
     (void)state;
+    f.refusal = WRITES_REFUSED_LOG_FULL; /* which an async session may outlast */
+    expect_refused(f, "SET k v", WHY_CLUSTERDOWN);
+    f.mode = DURABILITY_ASYNC;
+    assert_int_not_equal(ask(f, "SET k v").to, ROUTE_REFUSE);
+    f.mode = DURABILITY_SYNC;
     f.refusal = WRITES_REFUSED_BUFFER;
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < sizeof writes / sizeof *writes; i++)
