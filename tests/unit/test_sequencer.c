@@ -131,7 +131,7 @@ static int run_one(const char *seed)
 enum { OPS = 8 };
 struct stage {
     struct seq *s;
-    uint64_t open, offset;
+    uint64_t open, offset, appended; /* appended: newest entry that holds something */
     struct op op[OPS];
     bool forwarded[OPS], released[OPS];
 };
@@ -147,6 +147,10 @@ static void carry_out(struct stage *t)
             t->forwarded[d.op - t->op] = true;
         else if (d.act == SEQ_REOPEN)
             seq_lane_opened(t->s);
+        else if (d.act == SEQ_INTENT || d.act == SEQ_OUTCOME)
+            t->appended = t->open;
+        else if (d.act == SEQ_URGE)
+            assert_int_equal(t->appended, t->open); /* the log is never urged to commit an empty batch */
         buf_free(&d.items);
     }
 }
@@ -427,6 +431,45 @@ static void test_read_of_a_pop(void **state)
     stage_close(t);
 }
 
+/* WAIT while an intent is with the log's writer and the open entry is empty: it waits for the intent's entry. */
+static void test_wait_beside_a_commit(void **state)
+{
+    struct stage *t = stage_open(NULL);
+
+    (void)state;
+    lane_write(t, 0, "SET k 1");
+    seal(t);
+    t->op[1].kind = OP_LOCAL;
+    seq_wait(t->s, &t->op[1]);
+    carry_out(t);
+    marker(t);
+    assert_false(t->released[1]);
+    commit_sealed(t);
+    assert_true(t->released[1] && t->forwarded[0]);
+    stage_close(t);
+}
+
+/* The lane breaks while the OUTCOME before is with the writer, and recovers with nothing new to say. */
+static void test_lane_recovers_beside_a_commit(void **state)
+{
+    struct stage *t = stage_open(NULL);
+
+    (void)state;
+    captured(t, 0, "SPOP s");
+    effect(t, "SREM s a", false);
+    marker(t);
+    seal(t);
+    seq_lane_broken(t->s, 7);
+    carry_out(t);
+    seq_killed(t->s, 7);
+    carry_out(t);
+    marker(t);
+    assert_false(seq_lane_is_open(t->s));
+    commit_sealed(t);
+    assert_true(seq_lane_is_open(t->s) && t->released[0]);
+    stage_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -434,6 +477,7 @@ int main(void)
         cmocka_unit_test(test_equal_bytes_of_a_script), cmocka_unit_test(test_expired_key),
         cmocka_unit_test(test_read_of_a_pop),           cmocka_unit_test(test_rule_holds),
         cmocka_unit_test(test_every_clause_is_needed),
+        cmocka_unit_test(test_wait_beside_a_commit),    cmocka_unit_test(test_lane_recovers_beside_a_commit),
     };
     const char *seed = getenv("HF_SEED");
 
