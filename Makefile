@@ -132,6 +132,7 @@ RUN_ALL = HOLDFAST_BIN='$(abspath $(BIN))' HOLDFAST_SAN='$(SAN)' $(PYTHON) tests
           $(if $(TOTALS),--totals $(TOTALS))
 test: all $(UNIT) $(FUZZ) $(DISK)
 	@$(RUN_ALL) unit fuzz e2e clients
+check: export HF_SEEDS ?= 6000 # schedules of test_sequencer; 60000 in test
 check: $(UNIT) $(FUZZ)
 	@$(RUN_ALL) tidy unit fuzz
 ci: all $(UNIT) $(FUZZ) $(DISK) # .ci/run
