@@ -5,8 +5,8 @@
 #include "proxy/canon.h"
 #include "proxy/seq_internal.h"
 
-/* Places of the arguments in canonical RESP, as the log holds it: *n\r\n then $len\r\n...\r\n. What the log holds was checked when it was
- * written and again when it was read, so anything else is our own mistake. */
+/* Places of the arguments in canonical RESP, as the log holds it: *n\r\n then $len\r\n...\r\n. What the log holds was
+ * checked when it was written and again when it was read, so anything else is our own mistake. */
 static struct arg *canonical_args(const char *resp, size_t n, size_t *count)
 {
     struct cursor c = cursor_of(resp, n);
@@ -78,7 +78,8 @@ void seq_attach(struct seq *s, const struct replay_facts *facts, bool bridged)
     CHECK(!s->attached && s->figures.ops == 0);
     buf_clear(&s->items);
     s->ref_count = 0;
-    if (s->entry_index != s->open_index) /* others may have written OUTCOMEs since (a rebuild's): all of them are behind us */
+    if (s->entry_index !=
+        s->open_index) /* others may have written OUTCOMEs since (a rebuild's): all of them are behind us */
         s->entry_index = s->cut_effects = 0;
     s->effects = s->cut_effects;
     s->attached = true;
@@ -138,8 +139,8 @@ void seq_close_out(struct seq *s)
 
     CHECK(!s->attached);
     if (s->settling) {
-        /* The earlier life may have answered for these intents, knowing that they would be replayed; what was seen since the bridge is
-         * too little to say which of them ran. So the log stays as that life left it. */
+        /* The earlier life may have answered for these intents, knowing that they would be replayed; what was seen
+         * since the bridge is too little to say which of them ran. So the log stays as that life left it. */
         buf_clear(&s->items);
         s->ref_count = 0;
         s->effects = s->cut_effects;

@@ -11,8 +11,20 @@
 
 #ifdef SEQ_CLAUSES
 enum clause {
-    CUT_AT_MARKER, TAINT, WAIT_FOR_MARKER, CAPTURED_WAITS, READS_WAIT, READS_SEE_TAP, NO_EFFECT_TAINTS, TAINT_FOLLOWS_DATA,
-    REFUSED_WAITS, EQUAL_BYTES_TAINT, SKIPPED_TAINTS, UNITS_WHOLE, KILL_BEFORE_MARKER, CLAUSES
+    CUT_AT_MARKER,
+    TAINT,
+    WAIT_FOR_MARKER,
+    CAPTURED_WAITS,
+    READS_WAIT,
+    READS_SEE_TAP,
+    NO_EFFECT_TAINTS,
+    TAINT_FOLLOWS_DATA,
+    REFUSED_WAITS,
+    EQUAL_BYTES_TAINT,
+    SKIPPED_TAINTS,
+    UNITS_WHOLE,
+    KILL_BEFORE_MARKER,
+    CLAUSES
 };
 #define RULE(s, clause) ((s)->without != (int)(clause))
 #else
@@ -30,12 +42,12 @@ enum phase {
     PHASE_OUT        /* left the sequencer */
 };
 
-/* What may still take effect although it has no intent: keys of a captured write, from before it is sent until the tap has passed a marker sent
- * after its reply came (or after its connection was killed). */
+/* What may still take effect although it has no intent: keys of a captured write, from before it is sent until the
+ * tap has passed a marker sent after its reply came (or after its connection was killed). */
 struct flight {
     TAILQ_ENTRY(flight) link;
     struct keyset keys;
-    uint64_t marker; /* 0: not closed by any marker yet */
+    uint64_t marker;  /* 0: not closed by any marker yet */
     uint64_t killing; /* client id that must be killed first */
 };
 TAILQ_HEAD(flight_list, flight);
@@ -52,7 +64,7 @@ struct key { /* one key hash with something to remember; gone when there is noth
 
 struct marker {
     uint64_t number, resolves, first_us; /* first_us: oldest answer that this marker closes; 0 = none */
-    bool control; /* sent on the control connection: it and the lane may overtake each other */
+    bool control;                        /* sent on the control connection: it and the lane may overtake each other */
     struct op_list ops;
 };
 
@@ -70,15 +82,17 @@ struct ring { /* FIFO of dated, or of (index, key hash) */
     size_t head, count, cap;
 };
 
-struct passed { /* while a snapshot runs: after the effect ending at `offset`, `effects` effects of outcome `index` were done */
+struct passed { /* while a snapshot runs: after the effect ending at `offset`, `effects` effects of outcome `index`
+                   were done */
     uint64_t offset, index, effects; /* index 0: not cut yet */
-    uint64_t log_from, next_seq;      /* oldest intent pending there; sequence numbers are below */
+    uint64_t log_from, next_seq;     /* oldest intent pending there; sequence numbers are below */
 };
 
 struct seq {
     uint64_t next_seq, durable, open_index, last_cut_index;
     uint64_t next_marker, seen_marker, last_forwarded, last_resolved;
-    bool settling; /* intents of an earlier life may yet appear in the stream, or not: no marker was seen since the bridge */
+    bool settling; /* intents of an earlier life may yet appear in the stream, or not: no marker was seen since the
+                      bridge */
     bool attached, lane_open, lane_recovering, lane_killing, marker_wanted, tracking;
     uint64_t lane_client, recover_marker, recover_index; /* 0 = not there yet */
 
@@ -95,12 +109,14 @@ struct seq {
     size_t epoch_count; /* the last one is open */
 
     struct buf items; /* the open outcome */
-    uint64_t ref_first, ref_count, effects, offset; /* effects: of the entry that the open outcome will be in, so far */
-    uint64_t entry_index, cut_effects;              /* that entry, and its effects, as of the last cut */
+    uint64_t ref_first, ref_count, effects,
+        offset;                        /* effects: of the entry that the open outcome will be in, so far */
+    uint64_t entry_index, cut_effects; /* that entry, and its effects, as of the last cut */
     uint32_t stream_db, logged_db; /* selected in the stream at `offset`; what a reader of the log takes it to be */
     struct key *keys;
     uint64_t taint_all;
-    struct ring open_taints, tainted, intent_dates, answer_dates; /* open_taints, tainted: since_us holds the key's hash */
+    struct ring open_taints, tainted, intent_dates,
+        answer_dates; /* open_taints, tainted: since_us holds the key's hash */
     uint64_t last_taint_index;
     bool watching;
     struct passed *passed;
@@ -117,10 +133,13 @@ struct seq {
 /* sequencer.c */
 struct seq_decision *seq_decide(struct seq *s, enum seq_act act, struct op *op);
 void seq_set_phase(struct op *op, enum phase phase);
-void seq_let_go(struct seq *s, struct op *op, enum seq_act act); /* RELEASE or FAIL: op leaves; the caller has unlinked it */
-void seq_hold(struct seq *s, struct op *op, uint64_t need);      /* release now, or wait for need; the caller has unlinked it */
+void seq_let_go(struct seq *s, struct op *op,
+                enum seq_act act); /* RELEASE or FAIL: op leaves; the caller has unlinked it */
+void seq_hold(struct seq *s, struct op *op,
+              uint64_t need); /* release now, or wait for need; the caller has unlinked it */
 void ring_push(struct ring *r, uint64_t index, uint64_t value);
-void dates_push(struct ring *r, uint64_t index, uint64_t since_us); /* keeps the ring rising in both, so that its first is the oldest */
+void dates_push(struct ring *r, uint64_t index,
+                uint64_t since_us); /* keeps the ring rising in both, so that its first is the oldest */
 struct dated *ring_first(struct ring *r);
 void ring_pop(struct ring *r);
 void ring_free(struct ring *r);
@@ -143,14 +162,16 @@ void epochs_marker_sent(struct seq *s, uint64_t marker);
 void epochs_seen(struct seq *s, uint64_t marker);
 
 /* seq_lane.c */
-void lane_forward(struct seq *s);             /* what is committed, in order, while the lane is open */
+void lane_forward(struct seq *s);                   /* what is committed, in order, while the lane is open */
 void lane_write_came(struct seq *s, struct op *op); /* OP_WRITE, marker seen, reply here: release or hold */
-struct op *op_ghost(struct seq *s, struct op *op);  /* takes op's request, arguments and place in the rule; op can then fail */
+struct op *op_ghost(struct seq *s,
+                    struct op *op); /* takes op's request, arguments and place in the rule; op can then fail */
 struct marker *marker_at(struct seq *s, uint64_t number); /* NULL if not in flight */
 struct op_list *marker_ops(struct seq *s, uint64_t number);
 void markers_drop(struct seq *s, uint64_t up_to);
 
 /* seq_outcome.c */
-void outcome_cut(struct seq *s, bool resolve, uint64_t resolves); /* with RESOLVED if resolve; nothing if there is nothing to say */
+void outcome_cut(struct seq *s, bool resolve,
+                 uint64_t resolves); /* with RESOLVED if resolve; nothing if there is nothing to say */
 
 #endif

@@ -1,8 +1,9 @@
 /* What the sequencer remembers of keys: taints, unresolved lane writes, flights; and the epochs of async writes.
  *
  *   taint:   0 ──effect or unseen intent──▶ NEED_OPEN ──cut──▶ index ──commit of index──▶ 0
- *   flight:  from before a captured write is sent until the tap has passed a marker sent after its answer (or after its
- *            connection was killed). While it lasts, "this effect is surely the lane's" cannot be said for its keys.
+ *   flight:  from before a captured write is sent until the tap has passed a marker sent after its answer (or after
+ *            its connection was killed). While it lasts, "this effect is surely the lane's" cannot be said for its
+ *            keys.
  *   epoch:   the same for async writes, by the hundred: a filter of the keys they name. */
 #include <string.h>
 

@@ -1,11 +1,12 @@
 /* The writer lane in the sequencer: forwarding, markers, broken lanes, attachment.
  *
  *   forwarded, in order:   w1  w2  c3  ▢7   w4  ▢8          (c3: captured; ▢n: marker n, sent after each flush)
- *   marker 7 resolves w2 and closes c3; marker 8 resolves w4. Seeing 8 stands for 7 too: a marker lost with a broken lane is made
- *   good by any later one.
+ *   marker 7 resolves w2 and closes c3; marker 8 resolves w4. Seeing 8 stands for 7 too: a marker lost with a broken
+ * lane is made good by any later one.
  *
  * A broken lane:  lane_broken ─▶ KILL ─▶ killed ─▶ marker on the control connection ─▶ its OUTCOME durable ─▶ REOPEN.
- * Bytes of the old lane may run until the kill; so no marker may claim them executed before it, and none of them is sent again. */
+ * Bytes of the old lane may run until the kill; so no marker may claim them executed before it, and none of them is
+ * sent again. */
 #include <string.h>
 
 #include "proxy/canon.h"
@@ -224,13 +225,15 @@ void markers_drop(struct seq *s, uint64_t up_to)
     }
 }
 
-/* Replay might do more than Valkey did where an effect was not seen, and goes on from what it read where data was carried along: in
- * sequence order, so that what an intent read from a key that an earlier one might change is tainted too. */
+/* Replay might do more than Valkey did where an effect was not seen, and goes on from what it read where data was
+ * carried along: in sequence order, so that what an intent read from a key that an earlier one might change is
+ * tainted too. */
 static void walk_resolved(struct seq *s, uint64_t resolves)
 {
     struct op *op;
 
-    TAILQ_FOREACH(op, &s->unresolved, in_core) {
+    TAILQ_FOREACH(op, &s->unresolved, in_core)
+    {
         bool dirty;
 
         if (op->seq > resolves)
@@ -297,9 +300,9 @@ static void marker_passed(struct seq *s, struct marker *m)
     }
 }
 
-/* A marker of the control connection that comes when the lane, opened meanwhile, has intents under way which it does not resolve: some of
- * their effects may be before it, and an OUTCOME that ends here would part them from their resolution. The lane's next
- * marker stands for this one too. */
+/* A marker of the control connection that comes when the lane, opened meanwhile, has intents under way which it does
+ * not resolve: some of their effects may be before it, and an OUTCOME that ends here would part them from their
+ * resolution. The lane's next marker stands for this one too. */
 static bool overtaken(const struct seq *s, const struct marker *m)
 {
     const struct op *last = TAILQ_LAST(&s->unresolved, op_list);
@@ -367,8 +370,8 @@ static void kill_client(struct seq *s, uint64_t client_id)
     struct flight *f;
 
     TAILQ_FOREACH(f, &s->killing, link)
-        if (f->killing == client_id)
-            return;
+    if (f->killing == client_id)
+        return;
     seq_decide(s, SEQ_KILL, NULL)->number = client_id;
 }
 
