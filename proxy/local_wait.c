@@ -67,6 +67,7 @@ static void begin(struct session *s, bool aof, int64_t zones, int64_t timeout_ms
     struct task *t = session_task(s, OP_LOCAL), *half = task_new(w);
 
     t->op.canon = aof ? 1 : 0;
+    t->blocks = true;
     t->numbers[ASKED_ZONES] = (uint64_t)zones;
     session_sent(s, t, TASK_HERE, VIA_NONE);
     s->barrier = true;

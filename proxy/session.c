@@ -91,6 +91,21 @@ static void on_data(void *arg, const char *bytes, size_t n)
     stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
 }
 
+/* What it waits for depends on other clients: it may last for ever, and take something from them. */
+static bool waits_for_others(const struct session *s)
+{
+    struct op *op;
+
+    if (s->channels + s->shard_channels > 0 || s->monitoring || s->tx != NULL)
+        return true;
+    TAILQ_FOREACH(op, &s->ops, in_session)
+    {
+        if (!op->came && task_of(op)->blocks)
+            return true;
+    }
+    return false;
+}
+
 void session_run(struct session *s)
 {
     struct held *h = s->held;
@@ -122,13 +137,10 @@ void session_run(struct session *s)
     if (s->stash.len == 0)
         buf_free(&s->stash);
     stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
-    if (s->eof && s->held == NULL && s->stash.len == 0) {
-        if (s->tx != NULL || s->channels + s->shard_channels > 0 || s->monitoring ||
-            (s->last != NULL && s->last->flags & CMD_BLOCKING))
-            session_close(s, "closed by the other end");
-        else
-            session_finish(s);
-    }
+    if (s->eof && waits_for_others(s))
+        session_close(s, "closed by the other end");
+    else if (s->eof && s->held == NULL && s->stash.len == 0)
+        session_finish(s);
 }
 
 void session_kick(struct session *s)
@@ -227,11 +239,10 @@ static void on_sent(void *arg)
 static bool on_eof(void *arg)
 {
     struct session *s = arg;
-    bool blocking = s->last == NULL || (s->last->flags & CMD_BLOCKING) != 0;
 
-    if (s->state != SESSION_OPEN || s->channels + s->shard_channels > 0 || s->monitoring || s->tx != NULL)
+    if (s->state != SESSION_OPEN || waits_for_others(s))
         return s->state == SESSION_FINISHING;
-    if (s->op_count > 0 ? blocking : s->held == NULL && s->stash.len == 0)
+    if (s->op_count == 0 && s->held == NULL && s->stash.len == 0)
         return false;
     s->eof = true;
     if (s->held == NULL && s->stash.len == 0)

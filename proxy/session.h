@@ -60,6 +60,7 @@ struct task {
     bool async_write; /* ASYNC_BEGIN was posted: ASYNC_END is owed */
     bool known;       /* BEGIN was posted once: the core may still read it */
     bool internal;    /* our own question: on_reply is called although there is no session */
+    bool blocks;      /* may wait for other clients (BLPOP, WAIT) */
     bool in_waits;    /* is in worker->waits */
     uint64_t epoch;
     size_t held_bytes;                   /* counted in session->inflight_bytes */
@@ -130,7 +131,7 @@ struct session {
     bool counted_sync; /* counted in worker->sync_sessions */
     bool authenticated;
     bool reply_off, skip_next; /* CLIENT REPLY */
-    bool eof;                   /* the client sends no more, but may wait for answers */
+    bool eof;                  /* the client sends no more, but may wait for answers */
     bool barrier;              /* nothing more starts until Valkey has answered what was sent */
     bool no_touch, no_evict;
     bool watching, tracking, monitoring;

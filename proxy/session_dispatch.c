@@ -23,7 +23,7 @@
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
-enum { ERROR_BYTES_MAX = 512 };
+enum { ERROR_BYTES_MAX = 512, UNKNOWN_WORDS_BYTES_MAX = 128 }; /* 128: as in Valkey */
 
 /* ---- waiting ---- */
 
@@ -147,6 +147,7 @@ enum dispatch session_to_pinned(struct session *s, enum op_kind kind, const stru
         return session_wait_ready(s);
     t = session_task(s, kind);
     t->on_reply = on_reply;
+    t->blocks = c != NULL && (c->flags & CMD_BLOCKING) != 0;
     if (kind == OP_CAPTURED || (kind == OP_READ && t->op.sync))
         keys_of(s, t, c, a);
     pinned_ask(s, t, a->bytes, a->n);
@@ -393,6 +394,36 @@ static bool needs_no_auth(const struct local_row *row, const struct command *c)
            row->run == local_hello || row->run == local_close || (c != NULL && (c->flags & CMD_NO_AUTH) != 0);
 }
 
+/* A stranger gets no connection to Valkey: what it would say about an unknown command is said here. */
+static void say_not_authenticated(struct session *s, const struct command *c, const struct local_row *row,
+                                  const struct argv *a)
+{
+    char text[ERROR_BYTES_MAX], word[UNKNOWN_WORDS_BYTES_MAX + 1];
+    size_t used;
+
+    if (row->treatment != TREAT_BY_FLAGS || (c != NULL && ((c->flags & CMD_CONTAINER) == 0 || a->count == 1))) {
+        session_say(s, "NOAUTH Authentication required.");
+        return;
+    }
+    if (c != NULL) {
+        quote(word, sizeof word, a, 1, UNKNOWN_WORDS_BYTES_MAX);
+        used = (size_t)snprintf(text, sizeof text, "ERR unknown subcommand '%s'. Try ", word);
+        for (const char *n = c->name; *n != '\0'; n++)
+            text[used++] = (char)(*n >= 'a' && *n <= 'z' ? *n - 32 : *n);
+        (void)snprintf(text + used, sizeof text - used, " HELP.");
+        session_say(s, text);
+        return;
+    }
+    quote(word, sizeof word, a, 0, UNKNOWN_WORDS_BYTES_MAX);
+    used = (size_t)snprintf(text, sizeof text, "ERR unknown command '%s', with args beginning with: ", word);
+    for (size_t i = 1, words = 0; i < a->count && words < UNKNOWN_WORDS_BYTES_MAX; i++) {
+        quote(word, sizeof word, a, i, UNKNOWN_WORDS_BYTES_MAX - words);
+        used += (size_t)snprintf(text + used, sizeof text - used, "'%s' ", word);
+        words += strlen(word) + 3;
+    }
+    session_say(s, text);
+}
+
 enum dispatch session_dispatch(struct session *s, const struct argv *a)
 {
     struct worker *w = s->worker;
@@ -411,7 +442,7 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
     if (s->tx == NULL && !check_arity(s, c, row, a)) /* in MULTI Valkey must know, to abort at EXEC */
         return DISPATCHED;
     if (session_authentication(s) == AUTH_NEEDED && !needs_no_auth(row, c)) {
-        session_say(s, "NOAUTH Authentication required.");
+        say_not_authenticated(s, c, row, a);
         return DISPATCHED;
     }
     f.mode = session_mode(s);
