@@ -28,7 +28,7 @@ struct loop {
     } hooks[HOOKS_MAX];
     int hook_count;
     bool stopping;
-    uint64_t now_us;
+    uint64_t now_us; /* 0: we have waited since, ask the clock */
     struct stream *dirty;
     struct grave *graves;
     char *scratch;
@@ -117,9 +117,9 @@ void loop_run(struct loop *l)
 {
     end_turn(l);
     while (!l->stopping) {
+        l->now_us = 0; /* libevent calls nobody between its wait and the first callback, so that one asks */
         if (event_base_loop(l->base, EVLOOP_ONCE) < 0)
             break;
-        l->now_us = clock_mono_us();
         end_turn(l);
     }
     l->stopping = false;
@@ -130,14 +130,16 @@ void loop_stop(struct loop *l)
     l->stopping = true;
 }
 
-uint64_t loop_now_us(const struct loop *l)
+uint64_t loop_now_us(struct loop *l)
 {
+    if (l->now_us == 0)
+        l->now_us = clock_mono_us();
     return l->now_us;
 }
 
-uint64_t loop_now_ms(const struct loop *l)
+uint64_t loop_now_ms(struct loop *l)
 {
-    return l->now_us / 1000u;
+    return loop_now_us(l) / 1000u;
 }
 
 void loop_bury(struct loop *l, void *object, void (*release)(void *object))

@@ -23,8 +23,8 @@ void loop_add_hook(struct loop *l, loop_hook_fn *hook, void *arg);
 
 void loop_run(struct loop *l); /* until loop_stop() */
 void loop_stop(struct loop *l);
-uint64_t loop_now_us(const struct loop *l); /* monotonic, read once a turn after waiting */
-uint64_t loop_now_ms(const struct loop *l);
+uint64_t loop_now_us(struct loop *l); /* monotonic, read once a turn, after waiting */
+uint64_t loop_now_ms(struct loop *l);
 
 /* Frees `object` with `release` at the end of the turn: no callback frees its own object. */
 void loop_bury(struct loop *l, void *object, void (*release)(void *object));
