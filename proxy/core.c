@@ -11,6 +11,11 @@
 #include "log/base/buf.h"
 #include "proxy/resp.h"
 
+enum {
+    PENDING_LOG_SHARE = 8, /* what waits to be committed takes at most this part of log-size-max */
+    ROOM_LOG_SHARE = 4     /* writes are refused when less than this part of it is left */
+};
+
 void core_post(struct core *c, enum message_kind kind, struct op *op, uint64_t number, void *pointer)
 {
     queue_push(c->set.to_worker, (struct message){.kind = kind, .op = op, .number = number, .pointer = pointer});
@@ -240,32 +245,67 @@ static void on_message(struct core *c, const struct message *m)
 
 /* ---- the gate ---- */
 
+/* A batch is one entry of the log and must fit. */
+static uint64_t pending_max(const struct core *c)
+{
+    uint64_t share = c->config->log_size_max / PENDING_LOG_SHARE;
+
+    return c->config->durability_buffer_max < share ? c->config->durability_buffer_max : share;
+}
+
+/* A log without any room takes no OUTCOME, so no snapshot becomes valid and nothing can be truncated, for ever.
+ * Writes end before that; what is under way finds room, and a snapshot follows. */
+static bool log_too_long(const struct core *c, uint64_t pending)
+{
+    uint64_t max = c->config->log_size_max, used = log_bytes(c->log) + pending;
+
+    return used > max - max / ROOM_LOG_SHARE || (c->refusal == WRITES_REFUSED_LOG_SIZE && used > max / 2);
+}
+
+static enum gate_refusal refusal_now(const struct core *c, uint64_t lag_us, uint64_t pending)
+{
+    uint64_t max_us = (uint64_t)c->config->durability_lag_max_ms * 1000u, max = pending_max(c);
+
+    /* No later than on_tick() gives the oldest up: who was told UNCERTAIN must find the gate shut. */
+    if (lag_us >= max_us || (c->refusal == WRITES_REFUSED_LAG && lag_us > max_us / 10))
+        return WRITES_REFUSED_LAG;
+    if (pending > max || (c->refusal == WRITES_REFUSED_BUFFER && pending > max / 2))
+        return WRITES_REFUSED_BUFFER;
+    if (log_too_long(c, pending))
+        return WRITES_REFUSED_LOG_SIZE;
+    return log_stalled(c->log) ? WRITES_REFUSED_LOG_FULL : WRITES_ACCEPTED;
+}
+
+static const char *refusal_text(const struct core *c, enum gate_refusal why)
+{
+    switch (why) {
+    case WRITES_REFUSED_LAG:
+        return "the oldest one that is not durable is older than durability-lag-max";
+    case WRITES_REFUSED_BUFFER:
+        return "more is not yet durable than durability-buffer-max or log-size-max allow";
+    case WRITES_REFUSED_LOG_SIZE:
+        return "the log nears log-size-max, a snapshot must make room";
+    case WRITES_REFUSED_LOG_FULL:
+    case WRITES_ACCEPTED:
+        break;
+    }
+    return c->stalled_why;
+}
+
 void core_refusal(struct core *c)
 {
     uint64_t oldest = seq_oldest_us(c->seq), now = loop_now_us(c->loop);
     uint64_t lag_us = oldest != 0 && now > oldest ? now - oldest : 0;
-    uint64_t max_us = (uint64_t)c->config->durability_lag_max_ms * 1000u;
     uint64_t pending = log_pending_bytes(c->log);
-    enum gate_refusal want = WRITES_ACCEPTED;
+    enum gate_refusal want = refusal_now(c, lag_us, pending);
 
-    /* No later than on_tick() gives the oldest up: who was told UNCERTAIN must find the gate shut. */
-    if (lag_us >= max_us || (c->refusal == WRITES_REFUSED_LAG && lag_us > max_us / 10))
-        want = WRITES_REFUSED_LAG;
-    else if (pending > c->config->durability_buffer_max ||
-             (c->refusal == WRITES_REFUSED_BUFFER && pending > c->config->durability_buffer_max / 2))
-        want = WRITES_REFUSED_BUFFER;
-    else if (log_stalled(c->log))
-        want = WRITES_REFUSED_LOG_FULL;
     if (want == c->refusal)
         return;
     if (want == WRITES_ACCEPTED)
         diag_log(c->diag, DIAG_NOTICE, "The log has caught up, writes are accepted again");
     else
         diag_log(c->diag, DIAG_WARNING, "Writes are refused: %s (lag %llu ms, %llu bytes not yet durable)",
-                 want == WRITES_REFUSED_LAG ? "the oldest one that is not durable is older than durability-lag-max"
-                 : want == WRITES_REFUSED_BUFFER ? "more than durability-buffer-max is not yet durable"
-                                                 : c->stalled_why,
-                 (unsigned long long)(lag_us / 1000), (unsigned long long)pending);
+                 refusal_text(c, want), (unsigned long long)(lag_us / 1000), (unsigned long long)pending);
     c->refusal = want;
     atomic_store(&c->set.gate->refusal, (int)want);
 }

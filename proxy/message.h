@@ -77,7 +77,13 @@ void valkey_identity_free(struct valkey_identity *v);
 enum gate_state { GATE_SHUT, GATE_OPEN, GATE_DRAINING };
 /* LOG_FULL concerns sync sessions only: an async one goes on until the lag says otherwise. A session in mode off is
  * never refused. */
-enum gate_refusal { WRITES_ACCEPTED, WRITES_REFUSED_LAG, WRITES_REFUSED_BUFFER, WRITES_REFUSED_LOG_FULL };
+enum gate_refusal {
+    WRITES_ACCEPTED,
+    WRITES_REFUSED_LAG,
+    WRITES_REFUSED_BUFFER,
+    WRITES_REFUSED_LOG_SIZE, /* what is left of log-size-max is kept for OUTCOMEs: without them no snapshot makes room */
+    WRITES_REFUSED_LOG_FULL
+};
 struct gate {
     _Atomic int state;            /* enum gate_state */
     _Atomic int refusal;          /* enum gate_refusal */

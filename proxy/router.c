@@ -118,6 +118,7 @@ bool route_refuses_writes(const struct route_facts *f)
         return f->mode == DURABILITY_SYNC;
     case WRITES_REFUSED_LAG:
     case WRITES_REFUSED_BUFFER:
+    case WRITES_REFUSED_LOG_SIZE:
         break;
     }
     return f->mode != DURABILITY_OFF;
