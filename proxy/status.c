@@ -77,8 +77,6 @@ static const struct figure figures[] = {
     ROW(writes_uncertain, COUNT, "counter", "writes_uncertain_total", "Writes answered UNCERTAIN: may be applied."),
     ROW(effects_ref, COUNT, "counter", "effects_ref_total", "Effects logged as a reference to their intent."),
     ROW(effects_raw, COUNT, "counter", "effects_raw_total", "Effects logged in full."),
-    ROW(foreign_effects, COUNT, "counter", "effects_foreign_total",
-        "Effects of writers that bypass Holdfast (not told apart yet: 0)."),
     ROW(tap_offset, COUNT, "gauge", "tap_offset_bytes", "Valkey's replication stream: read up to here."),
     ROW(tap_durable_offset, COUNT, "gauge", "tap_durable_offset_bytes",
         "Valkey's replication stream: durable up to here."),

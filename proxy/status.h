@@ -33,7 +33,6 @@ struct status {
     uint64_t writes_rejected;  /* refused with CLUSTERDOWN: never logged */
     uint64_t writes_uncertain; /* answered UNCERTAIN */
     uint64_t effects_ref, effects_raw;
-    uint64_t foreign_effects; /* effects of writers that bypass Holdfast: reserved, 0 until they can be told apart */
     uint64_t tap_offset, tap_durable_offset;
     uint64_t rebuilds, last_rebuild_unix_ms, last_rebuild_duration_ms, last_rebuild_commands;
     char last_rebuild_why[128];
