@@ -221,6 +221,11 @@ void seq_watch_offsets(struct seq *s, bool watch)
 {
     s->watching = watch;
     s->passed_count = 0;
+    if (!watch) {
+        free(s->passed);
+        s->passed = NULL;
+        s->passed_cap = 0;
+    }
     if (watch) {
         note_passed(s); /* where we stand now */
         if (s->items.len == 0 && s->ref_count == 0)
