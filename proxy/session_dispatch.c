@@ -322,7 +322,7 @@ static void refuse(struct session *s, const struct route_facts *f, enum route_wh
         break;
     case WHY_SET_REPL:
         (void)snprintf(text, sizeof text,
-                       "ERR scripts with set_repl are not available on a sync connection: "
+                       "ERR scripts with set_repl are not available through Holdfast: "
                        "writes hidden from replicas cannot be made durable");
         break;
     case WHY_IN_MULTI:
