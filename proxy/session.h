@@ -118,6 +118,7 @@ struct transaction { /* MULTI to EXEC */
     uint32_t db;  /* after the SELECTs that were queued */
     bool writes;  /* something that may write was queued */
     bool refused; /* -CLUSTERDOWN was answered to a queued command */
+    bool unserved; /* begun while there was no Valkey: nothing is queued anywhere, EXEC will be aborted */
     bool selects;
 };
 
@@ -218,6 +219,9 @@ enum dispatch session_forward(struct session *s, const struct argv *a, task_repl
 
 /* ---- transactions: session_tx.c ---- */
 enum dispatch tx_command(struct session *s, const struct route_facts *f, const struct route *r);
+/* MULTI while there is no Valkey, and what follows up to EXEC. */
+void tx_begin_unserved(struct session *s);
+enum dispatch tx_unserved(struct session *s, const struct route_facts *f);
 void tx_end(struct session *s);
 
 #endif

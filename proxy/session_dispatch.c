@@ -67,6 +67,10 @@ enum dispatch session_wait_ready(struct session *s)
 
     if (s->held == NULL || loop_now_ms(s->worker->loop) - s->held->since_ms < SESSION_HOLD_MS_MAX)
         return session_hold(s, HOLD_READY);
+    if (s->tx == NULL && s->last != NULL && strcmp(s->last->name, "multi") == 0) {
+        tx_begin_unserved(s);
+        return DISPATCHED;
+    }
     session_say(s, loading_text(s->worker, text, sizeof text));
     return DISPATCHED;
 }
@@ -455,7 +459,13 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
                                                           : GATE_SHUT;
     f.refusal = (enum gate_refusal)atomic_load(&g->refusal);
     f.marker_channel = w->set.marker_channel != NULL ? w->set.marker_channel : "";
+    if (s->tx != NULL && s->tx->unserved && row->treatment != TREAT_QUIT && row->treatment != TREAT_RESET)
+        return tx_unserved(s, &f);
     r = route_command(&f);
+    if (r.to == ROUTE_REFUSE && r.why == WHY_LOADING && row->treatment == TREAT_MULTI) {
+        tx_begin_unserved(s);
+        return DISPATCHED;
+    }
     if (r.to == ROUTE_MULTI && row->treatment != TREAT_BY_FLAGS && !row->in_multi)
         r = (struct route){.to = ROUTE_REFUSE, .kind = OP_LOCAL, .why = WHY_IN_MULTI};
     done = follow(s, &f, &r, row);

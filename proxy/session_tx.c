@@ -8,7 +8,8 @@
  *   EXEC        captured: BEGIN with the union of the keys, END when the reply came; tx is gone
  *
  * While writes are refused, a queued write is refused at once and EXEC answers EXECABORT, as Valkey does when out of
- * memory. */
+ * memory. While there is no Valkey, MULTI is taken all the same, as by one that loads: were it refused, the rest of a
+ * pipeline might find Valkey back and run command by command. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,6 +155,41 @@ static enum dispatch watch(struct session *s, const struct route_facts *f)
         return NOT_NOW;
     if (t != NULL && s->tx == NULL) /* inside MULTI Valkey refuses it */
         s->watching = !unwatch;
+    return DISPATCHED;
+}
+
+void tx_begin_unserved(struct session *s)
+{
+    struct task *t = session_task(s, OP_LOCAL);
+
+    CHECK(s->tx == NULL);
+    s->tx = must_calloc(1, sizeof *s->tx);
+    s->tx->unserved = true;
+    session_answer(t, "+OK\r\n", 5);
+}
+
+enum dispatch tx_unserved(struct session *s, const struct route_facts *f)
+{
+    CHECK(s->tx != NULL && s->tx->unserved);
+    switch (f->treatment) {
+    case TREAT_MULTI:
+        session_say(s, "ERR MULTI calls can not be nested");
+        break;
+    case TREAT_WATCH:
+        session_say(s, "ERR WATCH inside MULTI is not allowed");
+        break;
+    case TREAT_EXEC:
+        tx_end(s);
+        session_say(s, abort_errors);
+        break;
+    case TREAT_DISCARD:
+        tx_end(s);
+        session_answer(session_task(s, OP_LOCAL), "+OK\r\n", 5);
+        break;
+    default:
+        session_say(s, "LOADING Valkey is not available, the transaction will be discarded");
+        break;
+    }
     return DISPATCHED;
 }
 

@@ -600,3 +600,55 @@ def test_transactions_and_watch_over_a_kill(rig):
         else:
             assert there in ([], [b"1", b"2"]), (replies, there)
         assert value == b"2", "the watched transaction was refused"
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 1.1, 1.6])
+def test_a_transaction_sent_while_there_is_no_valkey(rig, delay_s):
+    """Sent in one piece, as client libraries do: it is done whole or not at all, whenever Valkey comes back; Valkey itself takes MULTI
+    while it loads, and EXEC is then aborted. Refused to the client, its commands must not run one by one."""
+    valkey, holdfast = rig.pair()
+    clients = [holdfast.client(timeout=30) for _ in range(8)]
+    for c in clients:
+        c("SET", "warm", 1)
+    valkey.kill9()
+    begun = time.monotonic()
+    for n, c in enumerate(clients):
+        watch = encode("WATCH", "warm") if n % 2 else b""
+        c.raw(watch + encode("MULTI") + encode("RPUSH", f"t{n}", 1) + encode("RPUSH", f"t{n}", 2) + encode("EXEC"))
+        time.sleep(0.1)
+    wait_until(lambda: time.monotonic() - begun > delay_s, delay_s + 1, "the moment to come back")
+    valkey.restart_empty()
+    for n, c in enumerate(clients):
+        try:
+            replies = [c.read() for _ in range(5 if n % 2 else 4)]
+        except Closed:
+            replies = [None]
+        with holdfast.client() as d:
+            there = eventually(lambda: d.ask("LRANGE", f"t{n}", 0, -1), lambda r: isinstance(r, list), 20, "reads")
+        if isinstance(replies[-1], list):
+            assert replies[-1] == [1, 2] and there == [b"1", b"2"], replies
+        elif is_error(replies[-1], "UNCERTAIN") or replies == [None]:
+            assert there in ([], [b"1", b"2"]), (replies, there)
+        else:
+            assert isinstance(replies[-1], RespError) and there == [], (replies, there)
+
+
+def test_the_rest_of_a_transaction_comes_when_valkey_is_back(rig):
+    """MULTI met no Valkey, the rest of the pipeline does: nothing of it runs by itself."""
+    valkey, holdfast = rig.pair()
+    with holdfast.client(timeout=30) as c, holdfast.client(timeout=30) as d:
+        c("SET", "k", 1)
+        d("SET", "k", 1)
+        valkey.kill9()
+        wait_until(lambda: not holdfast.ready(), 10, "it is seen")
+        c.raw(encode("MULTI") + encode("RPUSH", "l", 1))
+        assert c.read() == b"OK", "as Valkey itself, while it loads"
+        assert is_error(c.read(), "LOADING")
+        assert d.pipeline([("MULTI",), ("INCR", "k"), ("DISCARD",)])[2] == b"OK"
+        assert is_error(d.pipeline([("MULTI",), ("INCR", "k"), ("EXEC",)])[2], "EXECABORT")
+        valkey.restart_empty()
+        holdfast.wait_ready()
+        assert is_error(c.pipeline([("RPUSH", "l", 2), ("EXEC",)])[1], "EXECABORT")
+        assert c("EXISTS", "l") == 0 and c("GET", "k") == b"1"
+        assert c.pipeline([("MULTI",), ("RPUSH", "l", 3), ("EXEC",)])[2] == [1], "the next one is served"
+        assert d("INCR", "k") == 2
