@@ -44,6 +44,9 @@ local_fn local_wait, local_waitaof;
 void local_wait_tick(struct worker *w, uint64_t now_ms);
 void local_wait_durable(struct task *t); /* RELEASE of the half that the core had; frees it */
 
+/* local_info.c: whether Holdfast itself logs in to Valkey as this user */
+bool local_is_own_user(const struct worker *w, const char *name, size_t n);
+
 /* Shared by them: one answer at once. */
 enum dispatch local_ok(struct session *s);
 enum dispatch local_error(struct session *s, const char *text);

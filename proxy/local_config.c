@@ -133,7 +133,7 @@ enum dispatch local_config_get(struct session *s, const struct argv *a)
 /* ---- SET ---- */
 
 /* What Holdfast relies on in Valkey. NULL: may be set. */
-static const char *objection(const char *name, const char *value)
+static const char *objection(const struct worker *w, const char *name, const char *value)
 {
     static const char *const kept[] = {
         "replica",   "slave",           "primary",       "master", "repl-diskless-load",
@@ -144,6 +144,8 @@ static const char *objection(const char *name, const char *value)
     for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
         if (strncasecmp(name, kept[i], strlen(kept[i])) == 0)
             return "Holdfast relies on it";
+    if (strcasecmp(name, "requirepass") == 0 && local_is_own_user(w, "default", strlen("default")))
+        return "Holdfast logs in as the default user: give it one of its own first (valkey-user)";
     if (strcasecmp(name, "repl-backlog-size") == 0) {
         bytes = strtod(value, &unit);
         bytes *= strncasecmp(unit, "g", 1) == 0   ? 1 << 30
@@ -219,7 +221,7 @@ static bool sort_pairs(struct session *s, const struct argv *a, struct buf *ours
             }
             buf_append(ours, name, strlen(name) + 1);
             buf_append(ours, value, plain ? strlen(value) + 1 : 0);
-        } else if ((no = objection(name, plain ? value : "")) != NULL) {
+        } else if ((no = objection(s->worker, name, plain ? value : "")) != NULL) {
             (void)set_failed(s, name, no);
             ok = false;
         } else {

@@ -155,9 +155,22 @@ static void on_acl(struct task *t, const char *reply, size_t n)
     session_answer(t, reply, n);
 }
 
+bool local_is_own_user(const struct worker *w, const char *name, size_t n)
+{
+    const char *own = w->config->valkey_user[0] != '\0' ? w->config->valkey_user : "default";
+
+    return strlen(own) == n && memcmp(own, name, n) == 0;
+}
+
+/* A changed password or fewer rights would lock Holdfast out of its Valkey at the next connection. */
 enum dispatch local_acl(struct session *s, const struct argv *a)
 {
     struct task *t;
+
+    for (size_t i = 2; i < (argv_is(a, 1, "setuser") ? 3 : a->count); i++)
+        if (local_is_own_user(s->worker, argv_at(a, i), argv_len(a, i)))
+            return local_error(s, "ERR Holdfast itself logs in to Valkey as this user: it cannot be changed through "
+                                  "Holdfast. Give Holdfast a user of its own (valkey-user)");
 
     return session_forward(s, a, on_acl, &t);
 }

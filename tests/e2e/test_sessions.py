@@ -310,6 +310,14 @@ def test_user_that_loses_rights_loses_its_lane(connect):
     admin("ACL", "DELUSER", "many")
 
 
+def test_own_user_is_not_changed_through_us(connect):
+    """Else a password for the default user would lock Holdfast out, which logs in as it here."""
+    c = connect()
+    assert is_error(c.ask("CONFIG", "SET", "requirepass", "x"), "ERR")
+    assert is_error(c.ask("ACL", "SETUSER", "default", ">x"), "ERR")
+    assert is_error(c.ask("ACL", "DELUSER", "nobody", "default"), "ERR")
+
+
 # ---- CLIENT, CONFIG, INFO ----
 
 def test_client(connect):
