@@ -56,8 +56,8 @@ static bool names_marker_channel(const struct route_facts *f)
     return false;
 }
 
-/* redis.set_repl() and server.set_repl() hide a script's writes from replicas, and so from the log. In every mode: what
- * one session loads another runs by EVALSHA or FCALL, which do not show it. */
+/* redis.set_repl() and server.set_repl() hide a script's writes from replicas, and so from the log. In every mode:
+ * what one session loads another runs by EVALSHA or FCALL, which do not show it. */
 static bool hides_writes(const struct route_facts *f)
 {
     static const char word[] = "set_repl";

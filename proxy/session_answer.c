@@ -233,7 +233,8 @@ void session_say(struct session *s, const char *text)
 
 static void to_core(struct task *t, enum message_kind kind, const char *reply, size_t n)
 {
-    if (t->op.reply.len == 0) /* else the core has failed it meanwhile: that is the answer, its RELEASE is under way */
+    if (t->op.reply.len ==
+        0) /* else the core has failed it meanwhile: that is the answer, its RELEASE is under way */
         buf_append(&t->op.reply, reply, n);
     t->place = TASK_CORE;
     session_came(t);

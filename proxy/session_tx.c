@@ -230,7 +230,8 @@ static enum dispatch queue(struct session *s, const struct route_facts *f, const
     return DISPATCHED;
 }
 
-/* Inside MULTI, Valkey itself must see a wrong number of arguments: it aborts at EXEC, and at once if it is EXEC's own. */
+/* Inside MULTI, Valkey itself must see a wrong number of arguments: it aborts at EXEC, and at once if it is EXEC's
+ * own. */
 static bool malformed(const struct route_facts *f)
 {
     int arity = f->command != NULL ? f->command->arity : 0;

@@ -1,4 +1,5 @@
-/* The worker: everything that faces clients: listeners, sessions, routing, shared lanes for reads (and async writes), pinned connections.
+/* The worker: everything that faces clients: listeners, sessions, routing, shared lanes for reads (and async writes),
+ * pinned connections.
  *
  * Speaks with the core only through the two queues of message.h; runs as a hook of the loop. */
 #ifndef HF_WORKER_H
@@ -17,16 +18,18 @@ struct status;
 struct worker;
 
 struct worker_settings {
-    struct config *config;       /* shared; CONFIG SET changes it */
-    const char *valkey_address;  /* where lanes connect to (the spawned one's socket, or config->valkey) */
+    struct config *config;      /* shared; CONFIG SET changes it */
+    const char *valkey_address; /* where lanes connect to (the spawned one's socket, or config->valkey) */
     struct gate *gate;
     struct queue *to_core, *to_worker;
     const struct status *(*status)(void *arg); /* brings the status up to date and lends it (INFO) */
     void *arg;
-    const char *marker_channel;  /* prefix of the markers' channel: clients may not publish there, and never see it */
+    const char *marker_channel; /* prefix of the markers' channel: clients may not publish there, and never see it */
 };
-/* Binds and listens. NULL with Valkey's kind of reason in why ("Could not create server TCP listening socket ..."). */
-struct worker *worker_new(struct loop *l, const struct diag *d, const struct worker_settings *s, char *why, size_t why_size);
+/* Binds and listens. NULL with Valkey's kind of reason in why ("Could not create server TCP listening socket ...").
+ */
+struct worker *worker_new(struct loop *l, const struct diag *d, const struct worker_settings *s, char *why,
+                          size_t why_size);
 /* Stops accepting and reading; calls done() when no op is left, or after timeout_ms; then every session is closed. */
 void worker_drain(struct worker *w, uint64_t timeout_ms, void (*done)(void *arg), void *arg);
 void worker_free(struct worker *w);
