@@ -185,6 +185,15 @@ static bool start(struct holdfast *h)
     return true;
 }
 
+/* CONFIG SET loglevel changes the settings; this takes it over at the end of the turn. */
+static bool on_turn(void *arg)
+{
+    struct holdfast *h = arg;
+
+    h->diag.level = h->config.loglevel;
+    return false;
+}
+
 static void watch_signals(struct holdfast *h)
 {
     const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
@@ -255,6 +264,7 @@ int main(int argc, char **argv)
     diag_log(&h.diag, DIAG_NOTICE, "Holdfast %s, pid %d, node %s", HOLDFAST_VERSION, (int)getpid(), h.config.node);
     raise_file_limit(&h);
     watch_signals(&h);
+    loop_add_hook(h.loop, on_turn, &h);
     rc = make_data_dir(&h) && start(&h) ? 0 : 1;
     if (rc == 0)
         loop_run(h.loop);
