@@ -77,7 +77,9 @@ static void fail(struct core *c, struct op *op)
 {
     buf_free(&op->reply);
     op->error = true;
-    if (op->kind == OP_READ) {
+    if (op->kind == OP_READ && c->attached) { /* held for durability-lag-max by a log that stands still */
+        resp_error(&op->reply, "TRYAGAIN The newest value of the key is not durable yet");
+    } else if (op->kind == OP_READ) {
         resp_error(&op->reply, "LOADING Valkey was lost while the value was being made durable, ask again");
     } else {
         c->writes_uncertain++;
@@ -204,6 +206,7 @@ static void op_message(struct core *c, const struct message *m)
         seq_broken(c->seq, m->op, m->number);
         break;
     case TO_CORE_READ:
+        m->op->accepted_us = now;
         seq_read(c->seq, m->op);
         break;
     default:

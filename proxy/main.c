@@ -1,7 +1,7 @@
 /* holdfast [FILE] [--name value ...]: reads the settings, puts core, worker and admin port on one loop, and handles
  * signals.
  *
- *   SIGTERM, SIGINT   drain: finish what is in flight, make it durable, leave (a second one: leave at once)
+ *   SIGTERM, SIGINT   drain: finish what is in flight, make it durable, leave (a second SIGINT: leave at once)
  *   SIGHUP            load the settings again, take over what can change
  */
 #include <errno.h>
@@ -86,14 +86,16 @@ static void on_worker_drained(void *arg)
     core_drain(h->core, (uint64_t)h->config.shutdown_timeout_s * 1000u, on_core_drained, h);
 }
 
-static void leave(struct holdfast *h, const char *signal_name)
+static void leave(struct holdfast *h, int number)
 {
+    if (h->leaving && number != SIGINT) /* a supervisor and a terminal may both send it */
+        return;
     if (h->leaving) {
         diag_log(&h->diag, DIAG_WARNING, "You insist... exiting now.");
         _exit(1);
     }
     h->leaving = true;
-    diag_log(&h->diag, DIAG_NOTICE, "Received %s, draining", signal_name);
+    diag_log(&h->diag, DIAG_NOTICE, "Received %s, draining", number == SIGTERM ? "SIGTERM" : "SIGINT");
     atomic_store(&h->gate.state, GATE_DRAINING);
     worker_drain(h->worker, (uint64_t)h->config.shutdown_timeout_s * 1000u, on_worker_drained, h);
 }
@@ -105,7 +107,7 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
 
     (void)what;
     if (number != SIGHUP) {
-        leave(h, number == SIGTERM ? "SIGTERM" : "SIGINT");
+        leave(h, (int)number);
         return;
     }
     diag_log(&h->diag, DIAG_NOTICE, "Received SIGHUP, loading the settings again");

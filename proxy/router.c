@@ -102,6 +102,8 @@ static enum route_why objection(const struct route_facts *f)
         return WHY_MARKER_CHANNEL;
     if (hides_writes(f))
         return WHY_SET_REPL;
+    if (f->write_bytes_max != 0 && f->args->n > f->write_bytes_max && route_may_write(f))
+        return WHY_TOO_LARGE;
     return WHY_NOT;
 }
 
@@ -118,11 +120,12 @@ bool route_refuses_writes(const struct route_facts *f)
     case WRITES_REFUSED_LOG_FULL: /* an async session goes on until the lag is too great */
         return f->mode == DURABILITY_SYNC;
     case WRITES_REFUSED_LAG:
-    case WRITES_REFUSED_BUFFER:
+        return f->mode != DURABILITY_OFF;
+    case WRITES_REFUSED_BUFFER: /* mode off has no bound in time, but memory and log end for it, too */
     case WRITES_REFUSED_LOG_SIZE:
         break;
     }
-    return f->mode != DURABILITY_OFF;
+    return true;
 }
 
 static struct route in_multi(const struct route_facts *f)

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "config/config.h"
 #include "proxy/argv.h"
@@ -52,6 +53,7 @@ struct route_facts {
     bool monitoring;
     enum gate_state gate;
     enum gate_refusal refusal;
+    uint64_t write_bytes_max; /* a write larger than this finds no room in the log; 0 = no limit */
     const char *marker_channel;
 };
 
@@ -75,6 +77,7 @@ enum route_why {
     WHY_MONITORING,
     WHY_MARKER_CHANNEL,
     WHY_SET_REPL,
+    WHY_TOO_LARGE,
     WHY_IN_MULTI
 };
 struct route {

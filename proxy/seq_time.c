@@ -32,8 +32,11 @@ static void expire_list(struct seq *s, struct op_list *list, uint64_t before_us)
     struct op *op, *next;
 
     for (op = TAILQ_FIRST(list); op != NULL; op = next) {
+        /* A read has waited since it was told; a write since it was answered. 0: has no date, waits on. */
+        uint64_t since_us = op->kind == OP_READ ? op->accepted_us : op->came_us;
+
         next = TAILQ_NEXT(op, in_core);
-        if (op->came && op->came_us != 0 && op->came_us < before_us && op->kind != OP_LOCAL) {
+        if (op->came && since_us != 0 && since_us < before_us && op->kind != OP_LOCAL) {
             TAILQ_REMOVE(list, op, in_core);
             seq_let_go(s, op, SEQ_FAIL);
         }

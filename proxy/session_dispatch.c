@@ -23,7 +23,11 @@
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
-enum { ERROR_BYTES_MAX = 512, UNKNOWN_WORDS_BYTES_MAX = 128 }; /* 128: as in Valkey */
+enum {
+    ERROR_BYTES_MAX = 512,
+    UNKNOWN_WORDS_BYTES_MAX = 128, /* as in Valkey */
+    WRITE_LOG_SHARE = 8            /* one command takes at most this part of log-size-max: an entry must fit */
+};
 
 /* ---- waiting ---- */
 
@@ -324,6 +328,9 @@ static void refuse(struct session *s, const struct route_facts *f, enum route_wh
     case WHY_MARKER_CHANNEL:
         (void)snprintf(text, sizeof text, "NOPERM this channel is reserved for Holdfast");
         break;
+    case WHY_TOO_LARGE:
+        (void)snprintf(text, sizeof text, "ERR the command is larger than an eighth of log-size-max");
+        break;
     case WHY_SET_REPL:
         (void)snprintf(text, sizeof text,
                        "ERR scripts with set_repl are not available through Holdfast: "
@@ -458,6 +465,7 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
              : w->identity != NULL && w->commands != NULL ? (enum gate_state)atomic_load(&g->state)
                                                           : GATE_SHUT;
     f.refusal = (enum gate_refusal)atomic_load(&g->refusal);
+    f.write_bytes_max = w->set.config->log_size_max / WRITE_LOG_SHARE;
     f.marker_channel = w->set.marker_channel != NULL ? w->set.marker_channel : "";
     if (s->tx != NULL && s->tx->unserved && row->treatment != TREAT_QUIT && row->treatment != TREAT_RESET)
         return tx_unserved(s, &f);

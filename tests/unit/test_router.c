@@ -245,9 +245,23 @@ static void refused_while_behind(void **state)
             assert_int_not_equal(ask(f, others[i]).to, ROUTE_REFUSE);
         f.mode = DURABILITY_ASYNC;
     }
-    f.mode = DURABILITY_OFF;
+    f.mode = DURABILITY_OFF; /* no bound in time, but in memory and in the log */
+    for (size_t i = 0; i < sizeof writes / sizeof *writes; i++)
+        expect_refused(f, writes[i], WHY_CLUSTERDOWN);
+    f.refusal = WRITES_REFUSED_LAG;
     for (size_t i = 0; i < sizeof writes / sizeof *writes; i++)
         assert_int_not_equal(ask(f, writes[i]).to, ROUTE_REFUSE);
+}
+
+static void writes_that_no_entry_can_hold(void **state)
+{
+    struct route_facts f = sync_session;
+
+    (void)state;
+    f.write_bytes_max = 40;
+    assert_int_not_equal(ask(f, "SET k v").to, ROUTE_REFUSE);
+    expect_refused(f, "SET k vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv", WHY_TOO_LARGE);
+    assert_int_not_equal(ask(f, "GET kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk").to, ROUTE_REFUSE);
 }
 
 static void loading_while_valkey_is_away(void **state)
@@ -355,6 +369,7 @@ int main(void)
         cmocka_unit_test(inside_multi_valkey_queues),
         cmocka_unit_test(subscribed_and_monitoring_allow_little),
         cmocka_unit_test(refused_while_behind),
+        cmocka_unit_test(writes_that_no_entry_can_hold),
         cmocka_unit_test(loading_while_valkey_is_away),
         cmocka_unit_test(never_available),
         cmocka_unit_test(marker_channel_is_ours),
