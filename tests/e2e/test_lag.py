@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import FULL, SANITIZED, is_error, wait_until
+from harness import FULL, SANITIZED, eventually, is_error, wait_until
 from resp import RespError
 
 CLUSTERDOWN = "CLUSTERDOWN The cluster is down and only accepts read commands"
@@ -417,3 +417,20 @@ def test_blocked_time_is_no_lag(rig):
             time.sleep(0.02)
         assert c("RPUSH", "queue", "x") == 1
         assert blocked.read() == [b"queue", b"x"]
+
+
+def test_held_read_is_given_up(rig):
+    """Sync: a read of a value that is not durable waits for the log, but not longer than durability-lag-max."""
+    valkey = rig.valkey()
+    holdfast = rig.holdfast(valkey, disk=True, durability_lag_max="1500ms")
+    with holdfast.client(timeout=20) as plain, holdfast.client(timeout=20) as reader:
+        plain("SADD", "s", 1, 2, 3)
+        plain("CLIENT", "DURABILITY", "ASYNC")
+        holdfast.disk.set("stall")
+        plain("SPOP", "s")
+        asked = time.monotonic()
+        reader.send("SMEMBERS", "s")
+        assert is_error(reader.read(), "TRYAGAIN")
+        assert 1.5 - TOLERANCE_S <= time.monotonic() - asked <= 1.5 + 2 * TOLERANCE_S
+        holdfast.disk.set("")
+        assert len(eventually(lambda: reader.ask("SMEMBERS", "s"), lambda r: not isinstance(r, RespError), 10, "it is durable")) == 2

@@ -440,6 +440,23 @@ def test_busy_script_in_the_middle(pair):
     work.end(valkey)
 
 
+def test_lane_killed_while_a_script_is_busy(pair):
+    """Valkey answers our CLIENT KILL of the broken lane with -BUSY: it is asked again, and the lane opens when the script has ended."""
+    valkey, holdfast = pair
+    with holdfast.client(timeout=30) as c, valkey.client(timeout=60) as direct:
+        c("SET", "k", 0)
+        writer = next(ids for name, ids in lane_clients(direct).items() if "writer" in name)
+        direct.raw(encode("CLIENT", "KILL", "ID", writer[0]) + encode(
+            "EVAL", "local t = redis.call('TIME')[1] * 1000000 + redis.call('TIME')[2] "
+            "while redis.call('TIME')[1] * 1000000 + redis.call('TIME')[2] - t < 1500000 do end return 1", 0))
+        assert direct.read() == 1 and direct.read() == 1
+        served = eventually(lambda: c.ask("INCR", "k"), lambda reply: not isinstance(reply, RespError), 8, "writes are served again")
+        assert served >= 1
+    all_killed(valkey, holdfast)
+    with holdfast.client() as c:
+        assert int(c("GET", "k")) >= served
+
+
 # ---- forged markers ----
 
 def marker_channels(valkey, holdfast):

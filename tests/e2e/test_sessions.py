@@ -1,4 +1,5 @@
 """A session's own state: transactions, subscriptions, blocking, users, CLIENT; and the order of one connection's commands."""
+import socket
 import threading
 import time
 
@@ -421,3 +422,18 @@ def test_many_clients_at_once(pair, mode):
     for t in threads:
         t.join()
     assert not wrong, wrong[0]
+
+
+def test_half_closed_client_gets_its_answers(pair):
+    """printf ... | nc: everything that was asked before the end is answered; a blocked client that ends takes nothing any more."""
+    _, holdfast = pair
+    with holdfast.client() as c, holdfast.client() as blocked, holdfast.client() as other:
+        c.raw(b"SET hc 1\r\nGET hc\r\nMULTI\r\nINCR hc\r\nEXEC\r\nGET hc\r\n")
+        c.sock.shutdown(socket.SHUT_WR)
+        assert [c.read() for _ in range(6)] == [b"OK", b"1", b"OK", b"QUEUED", [2], b"2"]
+        blocked.send("BLPOP", "hl", 0)
+        wait_until(lambda: other("INFO", "clients").find(b"blocked_clients:1") >= 0, 10, "it blocks")
+        blocked.sock.shutdown(socket.SHUT_WR)
+        wait_until(lambda: other("INFO", "clients").find(b"blocked_clients:0") >= 0, 10, "it is gone")
+        assert other("RPUSH", "hl", "x") == 1
+        assert other("LRANGE", "hl", 0, -1) == [b"x"]
