@@ -115,14 +115,16 @@ static const struct backend_events lane_events = {on_ready, on_reply, NULL, on_c
 
 void lane_connect(struct core *c)
 {
+    char name[CONFIG_TEXT_MAX + 32];
     struct backend_settings s = {.address = c->set.valkey_address,
                                  .user = c->config->valkey_user,
                                  .password = c->config->valkey_password,
-                                 .name = "writer",
+                                 .name = name,
                                  .run_id = c->identity->run_id};
 
     if (c->lane_state != LANE_CLOSED)
         return;
+    (void)snprintf(name, sizeof name, "holdfast-%s-writer", c->config->node);
     c->lane_state = LANE_CONNECTING;
     c->lane = backend_new(c->loop, c->diag, &s, &lane_events, c);
     if (c->lane == NULL) {
