@@ -381,7 +381,7 @@ def test_damaged_log_is_refused(rig):
 
 def test_cluster_enabled_valkey_is_refused(rig):
     """It serves nobody, and says why; liveness stays."""
-    valkey = rig.valkey("--cluster-enabled", "yes")
+    valkey = rig.valkey("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     h = rig.holdfast(valkey, start=False)
     h.launch()
     h.end_expected = True
