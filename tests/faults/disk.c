@@ -1,15 +1,18 @@
-/* A disk that misbehaves on request: an LD_PRELOAD library for the tests of what happens when the log's disk stalls, fills up or fails.
+/* A disk that misbehaves on request: an LD_PRELOAD library for the tests of what happens when the log's disk stalls,
+ * fills up or fails.
  *
  * HOLDFAST_DISK_CONTROL names a file that says what the disk does now; it is read again at every call:
  *
- *     (missing or empty)   as always          slow N    each write and sync takes N ms longer
+ *     (missing or empty)   as always
+ *     slow N               each write and sync takes N ms longer
  *     stall                block until the file says something else
- *     enospc               a full disk: fallocate and writes that make a file longer fail with ENOSPC; what is allocated can be written
- *     eio                  each write and sync fails with EIO
- *     eio-sync             only syncs fail, and the O_DSYNC writes that are LMDB's commit point
+ *     enospc               a full disk: what would make a file longer fails with ENOSPC, what is allocated can be
+ * written eio                  each write and sync fails with EIO eio-sync             only syncs fail, and the
+ * O_DSYNC writes that are LMDB's commit point
  *
- * HOLDFAST_DISK_UNDER names the directories (a:b:c) whose files, at any depth, are meant; descriptors elsewhere, sockets and
- * pipes are left alone. LMDB commits by fdatasync and then by a pwrite to a descriptor opened with O_DSYNC: both are caught. */
+ * HOLDFAST_DISK_UNDER names the directories (a:b:c) whose files, at any depth, are meant; descriptors elsewhere,
+ * sockets and pipes are left alone. LMDB commits by fdatasync and then by a pwrite to a descriptor opened with
+ * O_DSYNC: both are caught. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -164,7 +167,9 @@ int fsync(int fd)
 
 int sync_file_range(int fd, off_t at, off_t n, unsigned flags)
 {
-    return fails(fd, CALL_SYNC, 0) ? -1 : ((int (*)(int, off_t, off_t, unsigned))real("sync_file_range"))(fd, at, n, flags);
+    return fails(fd, CALL_SYNC, 0)
+               ? -1
+               : ((int (*)(int, off_t, off_t, unsigned))real("sync_file_range"))(fd, at, n, flags);
 }
 
 ssize_t write(int fd, const void *bytes, size_t n)
@@ -172,13 +177,14 @@ ssize_t write(int fd, const void *bytes, size_t n)
     /* Sockets, pipes and event descriptors come by here most: cheap for them. */
     if (fd > 2 && fails(fd, CALL_WRITE, lseek(fd, 0, SEEK_CUR) + (off_t)n))
         return -1;
-    return ((ssize_t (*)(int, const void *, size_t))real("write"))(fd, bytes, n);
+    return ((ssize_t(*)(int, const void *, size_t))real("write"))(fd, bytes, n);
 }
 
 ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at)
 {
-    return fails(fd, CALL_WRITE, at + (off_t)n) ? -1
-                                                : ((ssize_t (*)(int, const void *, size_t, off_t))real("pwrite"))(fd, bytes, n, at);
+    return fails(fd, CALL_WRITE, at + (off_t)n)
+               ? -1
+               : ((ssize_t(*)(int, const void *, size_t, off_t))real("pwrite"))(fd, bytes, n, at);
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t n, off_t at)
@@ -190,14 +196,14 @@ ssize_t writev(int fd, const struct iovec *v, int count)
 {
     if (fd > 2 && fails(fd, CALL_WRITE, lseek(fd, 0, SEEK_CUR) + vector_bytes(v, count)))
         return -1;
-    return ((ssize_t (*)(int, const struct iovec *, int))real("writev"))(fd, v, count);
+    return ((ssize_t(*)(int, const struct iovec *, int))real("writev"))(fd, v, count);
 }
 
 ssize_t pwritev(int fd, const struct iovec *v, int count, off_t at)
 {
     return fails(fd, CALL_WRITE, at + vector_bytes(v, count))
                ? -1
-               : ((ssize_t (*)(int, const struct iovec *, int, off_t))real("pwritev"))(fd, v, count, at);
+               : ((ssize_t(*)(int, const struct iovec *, int, off_t))real("pwritev"))(fd, v, count, at);
 }
 
 ssize_t pwritev64(int fd, const struct iovec *v, int count, off_t at)
@@ -207,7 +213,8 @@ ssize_t pwritev64(int fd, const struct iovec *v, int count, off_t at)
 
 int fallocate(int fd, int mode, off_t at, off_t n)
 {
-    return fails(fd, CALL_ALLOCATE, at + n) ? -1 : ((int (*)(int, int, off_t, off_t))real("fallocate"))(fd, mode, at, n);
+    return fails(fd, CALL_ALLOCATE, at + n) ? -1
+                                            : ((int (*)(int, int, off_t, off_t))real("fallocate"))(fd, mode, at, n);
 }
 
 int fallocate64(int fd, int mode, off_t at, off_t n)

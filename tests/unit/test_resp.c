@@ -337,9 +337,16 @@ static void long_reply_line(void **state)
 /* A Lua error's text comes as it is: EVAL "error('a\\nb')". */
 static void line_feed_in_an_error(void **state)
 {
-    static const char *const all[] = {"-ERR user_script:1: a\nb script: 20\r\n", "+OK\r\n", "-\n\r\n", "$3\r\na\nb\r\n",
-                                      "*3\r\n:1\r\n-ERR a\nb\rc\r\n%1\r\n$2\r\n\r\n\r\n*2\r\n$-1\r\n-x\n\r\n", ":7\r\n",
-                                      "-ERR \r \n \r\n", "*1\r\n-a\nb\r\n"};
+    static const char *const all[] = {
+        "-ERR user_script:1: a\nb script: 20\r\n",
+        "+OK\r\n",
+        "-\n\r\n",
+        "$3\r\na\nb\r\n",
+        "*3\r\n:1\r\n-ERR a\nb\rc\r\n%1\r\n$2\r\n\r\n\r\n*2\r\n$-1\r\n-x\n\r\n",
+        ":7\r\n",
+        "-ERR \r \n \r\n",
+        "*1\r\n-a\nb\r\n",
+    };
     struct buf in = {0}, want = {0};
 
     (void)state;
@@ -363,7 +370,8 @@ static void line_feed_in_an_error(void **state)
 
 static void not_resp(void **state)
 {
-    static const char *const bad[] = {"*2\r\n-a\nb\r\nx\r\n", "*2\r\n-a\nb\r\n$-2\r\n", "HTTP/1.1 200\r\n", "+OK\r\nx", "$3\r\nabcxy", ":a\r\n", "*-2\r\n", "|1\r\n"};
+    static const char *const bad[] = {"*2\r\n-a\nb\r\nx\r\n", "*2\r\n-a\nb\r\n$-2\r\n",
+                                      "HTTP/1.1 200\r\n", "+OK\r\nx", "$3\r\nabcxy", ":a\r\n", "*-2\r\n", "|1\r\n"};
     struct buf deep = {0}, out = {0};
     struct resp_splitter *s = resp_splitter_new();
     int calls = 0;
