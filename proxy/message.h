@@ -81,7 +81,8 @@ enum gate_refusal {
     WRITES_ACCEPTED,
     WRITES_REFUSED_LAG,
     WRITES_REFUSED_BUFFER,
-    WRITES_REFUSED_LOG_SIZE, /* what is left of log-size-max is kept for OUTCOMEs: without them no snapshot makes room */
+    WRITES_REFUSED_LOG_SIZE, /* what is left of log-size-max is kept for OUTCOMEs: without them no snapshot makes room
+                              */
     WRITES_REFUSED_LOG_FULL
 };
 struct gate {

@@ -1,4 +1,5 @@
-/* Settings from a file: whatever the bytes, a verdict and no harm; and what CONFIG GET shows of an accepted file is accepted again. */
+/* Settings from a file: whatever the bytes, a verdict and no harm; and what CONFIG GET shows of an accepted file is
+ * accepted again. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
