@@ -109,7 +109,7 @@ def test_async_stall(rig, bound_s, stall_s):
     assert all(isinstance(s[3], RespError) for s in writer.seen if s[0] > first[1]), "no write is let through in between"
     holdfast.disk.set("")
     wait_until(lambda: isinstance(writer.seen[-1][3], int), 5, "writes are accepted again, by itself")
-    wait_until(lambda: holdfast.ready() and holdfast.status()["lag_ms"] == 0, 10, "caught up")
+    wait_until(lambda: holdfast.ready() and holdfast.status()["lag_ms"] < 500, 10, "caught up, with writes going on")
     writer.finish()
     reader.finish()
     check_list(holdfast, writer)
