@@ -18,27 +18,25 @@
 #include "log/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "log/base/clock.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "log/lock.h"
 #include "log/snapshot.h"
 #include "log/store.h"
 #include "log/writer.h"
 
 enum {
-    FLUSH_BYTES = 1024 * 1024,     /* a batch of this size does not wait for company */
-    SPARE_BYTES_MAX = 1024 * 1024, /* a larger batch's memory is given back */
-    COMMIT_TIMES_MAX = 1024,       /* kept for metrics; later ones are dropped until they are taken */
-    PATH_BYTES_MAX = 4096,
-    IDENTITY_BYTES_MAX = 512
+    FLUSH_BYTES = 1024 * 1024,        /* a batch of this size does not wait for company */
+    SPARE_BYTES_MAX = 1024 * 1024,    /* a larger batch's memory is given back */
+    FILL_BATCH_BYTES_MAX = 64 * 1024, /* larger batches need the disk's bandwidth, not a quick commit */
+    COMMIT_TIMES_MAX = 1024,          /* kept for metrics; later ones are dropped until they are taken */
 };
 
 enum log_state { IDLE, COMMITTING, STALLED, FAILED };
@@ -49,6 +47,7 @@ struct commit {
     struct buf batch;
     enum store_result result;
     struct store_state after;
+    bool wants_fill;
     uint32_t took_us;
     char why[STORE_WHY_BYTES];
 };
@@ -63,6 +62,12 @@ struct truncation {
     enum store_result result;
     struct store_state after;
     char why[STORE_WHY_BYTES];
+};
+
+struct fill {
+    struct writer_job job;
+    struct log *log;
+    bool out; /* with the writer */
 };
 
 struct log {
@@ -82,6 +87,7 @@ struct log {
     bool urgent, waiting; /* of the open batch: flush at once; touched, with the idle timer running */
     struct commit commit;
     struct truncation truncation;
+    struct fill fill;
     uint32_t commit_us[COMMIT_TIMES_MAX];
     size_t commit_count;
 };
@@ -121,12 +127,33 @@ static bool commit_run(struct writer_job *j)
 {
     struct commit *c = (struct commit *)j;
     uint64_t from_us = clock_mono_us(), took_us;
+    size_t bytes = c->batch.len;
 
     c->result = store_append(c->log->store, &c->batch, c->why);
     c->after = store_state(c->log->store);
     took_us = clock_mono_us() - from_us;
     c->took_us = took_us < UINT32_MAX ? (uint32_t)took_us : UINT32_MAX;
+    c->wants_fill = c->result == STORE_OK && bytes <= FILL_BATCH_BYTES_MAX && store_wants_fill(c->log->store);
     return true;
+}
+
+static bool fill_run(struct writer_job *j)
+{
+    store_fill(((struct fill *)j)->log->store);
+    return true;
+}
+
+static void fill_done(struct writer_job *j)
+{
+    ((struct fill *)j)->out = false;
+}
+
+static void submit_fill(struct log *l)
+{
+    if (!l->commit.wants_fill || l->fill.out)
+        return;
+    l->fill.out = true;
+    writer_submit(l->writer, &l->fill.job, WRITER_BACKGROUND);
 }
 
 static void submit_commit(struct log *l)
@@ -163,6 +190,7 @@ static void committed(struct log *l)
         buf_move(&l->spare, &c->batch);
     set_state(l, IDLE);
     tell_stalled(l, false, "");
+    submit_fill(l);
     l->events->committed(l->arg, l->kept.last);
 }
 
@@ -386,58 +414,17 @@ bool snapshot_newest(struct log *l, struct snapshot_mark *mark, char *path, size
 
 /* ---- opening and closing ---- */
 
-/* <dir>/lock: locked by the process that has the log open; its text, written once the log exists, says that there was
- * one. */
-static bool take_lock(struct log *l, const char *dir, bool *existed, char *why, size_t why_size)
-{
-    char path[PATH_BYTES_MAX];
-    off_t size;
-
-    if (snprintf(path, sizeof path, "%s/lock", dir) >= PATH_BYTES_MAX) {
-        (void)snprintf(why, why_size, "the directory's name is too long");
-        return false;
-    }
-    l->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (l->lock_fd >= 0 && flock(l->lock_fd, LOCK_EX | LOCK_NB) == 0 &&
-        (size = lseek(l->lock_fd, 0, SEEK_END)) >= 0) {
-        *existed = size > 0;
-        return true;
-    }
-    if (l->lock_fd >= 0 && errno == EWOULDBLOCK)
-        (void)snprintf(why, why_size, "%s is in use by another process", dir);
-    else
-        (void)snprintf(why, why_size, "cannot lock %s: %s", path, strerror(errno));
-    return false;
-}
-
-static bool note_identity(struct log *l, const char *node, char *why, size_t why_size)
-{
-    struct store_identity id = store_identity(l->store);
-    struct buf b = {0};
-    bool ok;
-
-    buf_text(&b, "cluster ");
-    for (int i = 0; i < STORE_CLUSTER_BYTES; i++)
-        buf_printf(&b, "%02x", (unsigned)(unsigned char)id.cluster[i]);
-    buf_printf(&b, "\nnode %s\n", node);
-    CHECK(!b.failed);
-    ok = pwrite(l->lock_fd, buf_head(&b), b.len, 0) == (ssize_t)b.len && fsync(l->lock_fd) == 0;
-    if (!ok)
-        (void)snprintf(why, why_size, "cannot write the lock file: %s", strerror(errno));
-    buf_free(&b);
-    return ok;
-}
-
 static bool open_parts(struct log *l, const struct log_settings *settings, char *why, size_t why_size)
 {
     const char *dir = settings->dir;
     bool existed = false;
 
-    if (!take_lock(l, dir, &existed, why, why_size))
+    if (!lock_take(dir, &l->lock_fd, &existed, why, why_size))
         return false;
     l->store =
         store_open(dir, settings->node, settings->size_max_bytes, !existed && !snapshots_exist(dir), why, why_size);
-    if (l->store == NULL || (!existed && !note_identity(l, settings->node, why, why_size)))
+    if (l->store == NULL ||
+        (!existed && !lock_note(l->lock_fd, store_identity(l->store), settings->node, why, why_size)))
         return false;
     l->kept = store_state(l->store);
     l->writer = writer_new(l->loop);
@@ -457,6 +444,8 @@ struct log *log_open(struct loop *loop, const struct diag *d, const struct log_s
     *l = (struct log){.loop = loop, .diag = d, .events = events, .arg = arg, .lock_fd = -1};
     l->commit.log = l;
     l->commit.job = (struct writer_job){.run = commit_run, .done = commit_done};
+    l->fill.log = l;
+    l->fill.job = (struct writer_job){.run = fill_run, .done = fill_done};
     l->truncation.log = l;
     l->truncation.job = (struct writer_job){.run = truncation_run, .done = truncation_done};
     l->idle_timer = loop_timer_new(loop, idle_over, l);

@@ -42,6 +42,8 @@ enum {
     NODE_BYTES = 26,                     /* LMDB's share of an entry: page pointer, node header, key */
     INLINE_BYTES_MAX = 2000,             /* larger values have pages of their own */
     PAGE_HEADER_BYTES = 16,
+    FILL_AHEAD_BYTES = 1024 * 1024,
+    FILL_PIECE_BYTES = 512 * 1024,
     TRUNCATE_ENTRIES_MAX = 1024,
     TRUNCATE_BYTES_MAX = 16 * 1024 * 1024
 };
@@ -126,6 +128,44 @@ static int grow_into_reserve(struct store *s)
 static int restore_reserve(struct store *s)
 {
     return move_map(s, s->allocated_bytes - STORE_RESERVE_BYTES);
+}
+
+/* Where LMDB has never written, from `used` on: no page there is part of any transaction. */
+static uint64_t fill_from(const struct store *s, uint64_t *used)
+{
+    MDB_envinfo info;
+
+    *used = UINT64_MAX;
+    if (s->filled_bytes == UINT64_MAX || mdb_env_info(s->env, &info) != 0)
+        return UINT64_MAX;
+    *used = (info.me_last_pgno + 1) * s->page_bytes;
+    return s->filled_bytes > *used ? s->filled_bytes : *used;
+}
+
+bool store_wants_fill(const struct store *s)
+{
+    uint64_t used, from = fill_from(s, &used);
+
+    return from != UINT64_MAX && from < used + FILL_AHEAD_BYTES / 2 && from < s->allocated_bytes;
+}
+
+void store_fill(struct store *s)
+{
+    uint64_t used, from = fill_from(s, &used), n;
+    void *zeros;
+
+    if (from == UINT64_MAX || from >= s->allocated_bytes)
+        return;
+    n = s->allocated_bytes - from < FILL_PIECE_BYTES ? s->allocated_bytes - from : FILL_PIECE_BYTES;
+    zeros = must_calloc(1, (size_t)n);
+    if (pwrite(s->fd, zeros, (size_t)n, (off_t)from) == (ssize_t)n) {
+        s->filled_bytes = from + n;
+        (void)sync_file_range(s->fd, (off_t)from, (off_t)n,
+                              SYNC_FILE_RANGE_WRITE); /* begin; a commit waits for the rest */
+    } else {
+        s->filled_bytes = UINT64_MAX;
+    }
+    free(zeros);
 }
 
 /* ---- meta ---- */

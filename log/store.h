@@ -61,4 +61,10 @@ enum store_result store_read(struct store *s, uint64_t *next, uint64_t last, siz
                              void (*each)(void *arg, const struct entry_view *e), void *arg, char *why);
 enum store_result store_get_snapshot(struct store *s, struct store_snapshot *out, char *why);
 
+/* Blocks that were allocated but never written make a commit slow: the file system has to note, durably, that they
+ * hold data now. So some are filled with zeros ahead of LMDB, when the writer has nothing else to do. Both on the
+ * writer's thread, between transactions. */
+bool store_wants_fill(const struct store *s);
+void store_fill(struct store *s); /* one piece; trouble only ends the filling: the next commit meets it, too */
+
 #endif

@@ -15,6 +15,7 @@ struct store {
     int fd; /* LMDB's */
     size_t page_bytes;
     uint64_t size_max_bytes, map_bytes, allocated_bytes;
+    uint64_t filled_bytes; /* blocks below were written once (store_fill); UINT64_MAX: filling does not work here */
     bool freed; /* a truncation has freed pages that the next transaction cannot use yet */
     struct store_state state;
     struct store_identity identity;
