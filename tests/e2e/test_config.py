@@ -419,3 +419,16 @@ def test_password_of_valkey_is_wrong(rig):
     h.launch()
     wait_until(lambda: "WRONGPASS" in h.text() or "password" in h.text(), 15, "it is said")
     assert h.alive() and h.http("/readyz")[0] == 503
+
+
+def test_login_of_ours(rig):
+    """valkey-user and valkey-password: lanes, tap and control connection log in; clients still need the password of their own user."""
+    valkey = rig.valkey("--user", "ours", "on", ">pw", "~*", "&*", "+@all", "--requirepass", "theirs")
+    h = rig.holdfast(f"127.0.0.1:{valkey.port}", start=False, valkey_user="ours", valkey_password="pw")
+    h.launch()
+    wait_until(lambda: h.http("/readyz")[0] == 200, 15, "it serves")
+    with h.client() as c:
+        assert is_error(c.ask("SET", "k", 1), "NOAUTH")
+        assert is_error(c.ask("AUTH", "wrong"), "WRONGPASS")
+        assert c("AUTH", "theirs") == b"OK"
+        assert c("SET", "k", 1) == b"OK" and c("GET", "k") == b"1"
