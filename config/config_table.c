@@ -105,7 +105,7 @@ static const struct setting settings[] = {
     {"valkey-spawn", KIND_BOOL, FIELD(valkey_spawn), "no", 0, 0, 0, NULL, NULL},
     {"valkey-server", KIND_TEXT, FIELD(valkey_server), "valkey-server", 0, 0, 0, NULL, check_not_empty},
     {"valkey-timeout", KIND_DURATION, FIELD(valkey_timeout_ms), "10", NOW, 100, 3600 * 1000, NULL, NULL},
-    {"read-lanes", KIND_INT, FIELD(read_lanes), "1", 0, 1, 64, NULL, NULL},
+    {"read-lanes", KIND_INT, FIELD(read_lanes), "2", 0, 1, 64, NULL, NULL},
     /* durability */
     {"data-dir", KIND_TEXT, FIELD(data_dir), "./holdfast-data", 0, 0, 0, NULL, check_not_empty},
     {"node", KIND_TEXT, FIELD(node), "node-1", 0, 0, 0, NULL, check_node},

@@ -116,7 +116,7 @@ class Servers:
     def holdfast(self, place, **settings):
         behind = Valkey(place / "valkey")
         self.made[f"{place} valkey"] = behind
-        made = Holdfast(place, behind, start=False, durability="sync", **settings)
+        made = Holdfast(place, behind, start=False, durability="sync", read_lanes=1, **settings)
         self.made[str(place)] = made  # so that it is ended even if it does not start
         made.start()
         made.behind = behind
