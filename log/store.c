@@ -21,6 +21,9 @@
  * the disk lets it; if not the log is full. A truncation may move the map's end into the reserve: it is copy-on-write
  * and must work just when nothing else does. Growing moves the map, so it excludes the reader by a lock.
  *
+ * Blocks just allocated are written once, with zeros, before LMDB comes to them (store_fill): only behind the last
+ * page that any transaction has used, on the thread that alone writes transactions, and between two of them.
+ *
  * Where the file system cannot allocate ahead (EOPNOTSUPP), or copies on write itself, a full disk may end the
  * process. */
 #include "log/store.h"

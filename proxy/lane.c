@@ -2,7 +2,8 @@
  * settles what a broken one owes:
  *
  *   async writes   KILL for the connection first (bytes in Valkey's socket still run), then ASYNC_END for each;
- * -UNCERTAIN to their clients anything else  an error that invites to ask again
+ *                  their clients get -UNCERTAIN
+ *   anything else  an error that invites to ask again
  *
  * While Valkey is away (shut) there is nothing to kill and the core forgets its epochs by itself. */
 #include "proxy/lane.h"

@@ -76,7 +76,7 @@ void valkey_identity_free(struct valkey_identity *v);
 /* Published by the core, read by the worker at any time: plain atomics. */
 enum gate_state { GATE_SHUT, GATE_OPEN, GATE_DRAINING };
 /* LOG_FULL concerns sync sessions only: an async one goes on until the lag says otherwise. A session in mode off is
- * never refused. */
+ * refused by BUFFER and LOG_SIZE alone: it has no bound in time, but memory and the log end for it, too. */
 enum gate_refusal {
     WRITES_ACCEPTED,
     WRITES_REFUSED_LAG,

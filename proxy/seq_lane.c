@@ -1,8 +1,8 @@
 /* The writer lane in the sequencer: forwarding, markers, broken lanes, attachment.
  *
  *   forwarded, in order:   w1  w2  c3  ▢7   w4  ▢8          (c3: captured; ▢n: marker n, sent after each flush)
- *   marker 7 resolves w2 and closes c3; marker 8 resolves w4. Seeing 8 stands for 7 too: a marker lost with a broken
- * lane is made good by any later one.
+ *   marker 7 resolves w2 and closes c3; marker 8 resolves w4. Seeing 8 stands for 7 too: a marker lost with a
+ *   broken lane is made good by any later one.
  *
  * A broken lane:  lane_broken ─▶ KILL ─▶ killed ─▶ marker on the control connection ─▶ its OUTCOME durable ─▶ REOPEN.
  * Bytes of the old lane may run until the kill; so no marker may claim them executed before it, and none of them is
