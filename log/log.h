@@ -1,13 +1,21 @@
-/* The door of the log: append, learn what is committed, read back, truncate.
+/* The door of the log: append, learn what is committed, read back, truncate; and who leads.
  *
- * It knows numbers and bytes, not clients and not RESP. Today one node keeps it in LMDB; replication over peers
- * changes what "committed" takes, not this page.
+ * It knows numbers and bytes, not clients and not RESP. Its members are one node or several; with several, an entry is
+ * committed when a majority of them, never all in one zone, has it on disk.
  *
- *      log_append(frame) ──▶ open batch ──log_flush()──▶ writer thread: one LMDB transaction ──▶ committed(index)
- *                               ▲ fills while a commit is in flight                         (on the loop, in order)
+ *      log_append(frame) ──▶ open batch ──log_flush()──▶ own disk and peers, in parallel ──▶ committed(index)
+ *                               ▲ fills while commits are in flight                           (on the loop, in order)
  *
  * Every frame appended to the same open batch gets the same index, the index of the entry that the batch will become.
  * Indexes start at 1, have no gaps and never repeat. A batch is committed as a whole or not at all.
+ *
+ * Roles, as the events tell them (a single member leads from the start, and for ever):
+ *
+ *      follow("") ──▶ follow("b") ──▶ lead ──▶ lost ──▶ lead again, same: the open batch goes on, moved
+ *      (no leader)                              └─────▶ follow("c"): another one led; what was not committed is void
+ *
+ * Only a leader appends. Between lost() and the next lead() or follow() the open batch may still grow (a detached
+ * node), but nothing of it leaves.
  *
  * Trouble: a full map or disk (MDB_MAP_FULL, ENOSPC, EDQUOT, log-size-max) leaves the batch where it is:
  * log_stalled() becomes true, the write is tried again every LOG_RETRY_MS and after each truncation, and nothing is
@@ -22,11 +30,14 @@
 
 #include "log/base/buf.h"
 #include "log/base/hash.h"
+#include "log/members.h"
+#include "log/peer_message.h"
 #include "log/record.h"
 
 struct diag;
 struct loop;
 struct log;
+struct stream;
 
 enum { LOG_RETRY_MS = 200, LOG_BATCH_BYTES_MAX = 64 * 1024 * 1024, LOG_IDLE_FLUSH_MS = 50 };
 
@@ -34,12 +45,33 @@ struct log_events {
     void (*committed)(void *arg, uint64_t index); /* entries up to index are durable; rising, never repeated */
     void (*stalled)(void *arg, bool stalled, const char *why); /* full / has room again */
     void (*failed)(void *arg, const char *why); /* the process must stop, without any further acknowledgement */
+    /* We lead. All that earlier leaders have committed is committed and durable here. same: we led before, nobody
+     * else has since, nothing of ours was cut, and frames of the open batch now have index open_index instead of
+     * what log_open_index() said before. */
+    void (*lead)(void *arg, bool same, uint64_t open_index);
+    void (*lost)(void *arg, const char *why);      /* we led, and do not any more; nobody else is known to */
+    void (*follow)(void *arg, const char *leader); /* another node leads ("": not known who; only before any lead()) */
+    /* A client of another node, relayed to us: the stream is the receiver's now. from: that node; extra: what it
+     * said about the client (log_relay()). NULL: relays are refused. */
+    void (*relayed)(void *arg, struct stream *s, const char *from, const void *extra, size_t n);
+    void (*members)(void *arg); /* the group's composition, or what is known of a member, has changed */
 };
 
+/* Certificates of the peer links; all empty: plain connections, only accepted between loopback addresses. */
+struct log_tls {
+    const char *cert_file, *key_file, *ca_file;
+};
 struct log_settings {
     const char *dir;         /* exists; the log makes <dir>/log/ and <dir>/snapshots/ */
     uint64_t size_max_bytes; /* log-size-max: what entries may take */
     const char *node;        /* recorded at creation; a different name later is refused */
+    const char *cluster;     /* the group's name: peers must prove it */
+    const struct members *members; /* as the settings name them; count 0: this node alone */
+    bool log_only;                 /* this node has no Valkey */
+    bool allow_single_az;
+    unsigned election_ms; /* election-timeout */
+    unsigned clock_skew_max_ms;
+    struct log_tls tls;
 };
 
 /* Opens or creates. Checks every entry (checksums and chain) from the base to the end; damage is an error, never
@@ -51,6 +83,47 @@ struct log *log_open(struct loop *l, const struct diag *d, const struct log_sett
  * callback of the log; abandon an unfinished snapshot first. */
 void log_close(struct log *l);
 
+/* ---- the group ---- */
+enum log_role { LOG_FOLLOWS, LOG_LEADS, LOG_LOST };
+enum log_role log_role(const struct log *l);
+bool log_alone(const struct log *l);         /* a group of one member, configured as such */
+const char *log_leader(const struct log *l); /* name; "" if not known */
+/* Leader in a group: may a read whose reply was read from Valkey at `at_ms` (log_boot_ms()) be answered now? Yes if
+ * the lease is valid now, or leadership was proven for a moment not before at_ms. A lone member: always. */
+bool log_may_read(const struct log *l, uint64_t at_ms);
+uint64_t log_boot_ms(void); /* CLOCK_BOOTTIME, read afresh */
+/* LOST: gives up the open batch and what is not committed; returns how many bytes that was. */
+uint64_t log_abandon(struct log *l);
+/* What this node tells the others about itself; to be kept up to date. */
+void log_tell(struct log *l, uint64_t fed_index, uint64_t valkey_keys);
+/* Hands leadership over: to `name`, or to the best one (NULL): a voter with a warm Valkey that has everything. The
+ * lease ends at once. done() once: ok when another node leads, else with a reason, and we lead on. */
+void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
+                  void (*done)(void *arg, bool ok, const char *why), void *arg);
+struct log_member_status {
+    struct member member;
+    bool self, leader, connected;
+    uint64_t match_index;     /* known to the leader; else 0 */
+    uint64_t heard_ms_ago;    /* UINT64_MAX: never */
+    struct peer_state state;  /* what it said last */
+    int64_t clock_skew_ms;    /* its wall clock less ours */
+};
+size_t log_members(const struct log *l, struct log_member_status *out, size_t max);
+/* Membership at run time; on the leader. Steps (standby, catching up, voter; old one removed) are taken one by one;
+ * done() at the end, with a reason if it failed; what was done until then stays. progress: log_members_busy(). */
+enum log_change { LOG_ADD, LOG_REMOVE, LOG_REPLACE };
+void log_change_members(struct log *l, enum log_change what, const char *name,
+                        void (*done)(void *arg, bool ok, const char *why), void *arg);
+const char *log_members_busy(const struct log *l); /* what is under way, in words; NULL: nothing */
+/* A connection to the leader for one client. done() once, also when it cannot be had: then s is NULL. The answer may
+ * be cancelled until then. extra: at most LOG_RELAY_EXTRA_BYTES_MAX. */
+enum { LOG_RELAY_EXTRA_BYTES_MAX = 4096 };
+struct log_dial;
+struct log_dial *log_relay(struct log *l, const void *extra, size_t n,
+                           void (*done)(void *arg, struct stream *s, const char *why), void *arg);
+void log_relay_cancel(struct log_dial *d);
+
+/* ---- what is known ---- */
 uint64_t log_term(const struct log *l);
 /* Of the oldest entry kept (not truncated, nor about to be); last+1 if none. */
 uint64_t log_first_index(const struct log *l);
@@ -80,6 +153,13 @@ size_t log_take_commit_us(struct log *l, uint32_t *out, size_t max);
 uint64_t log_read(struct log *l, uint64_t from, size_t bytes_max, void (*each)(void *arg, const struct entry_view *e),
                   void *arg);
 
+/* ---- notes: small values that outlive the process ---- */
+enum { LOG_NOTE_BYTES_MAX = 1024 };
+/* done() when it is durable (or cannot be: ok = false). One at a time for each name; a later one replaces it. */
+void log_note(struct log *l, const char *name, const void *bytes, size_t n, void (*done)(void *arg, bool ok),
+              void *arg);
+size_t log_noted(struct log *l, const char *name, void *out, size_t max); /* 0: nothing */
+
 /* ---- snapshots: an RDB file and its sidecar ---- */
 struct snapshot_mark {
     uint64_t index;    /* the OUTCOMEs of entries below index are in the RDB ... */
@@ -89,6 +169,11 @@ struct snapshot_mark {
     uint64_t next_seq; /* all sequence numbers at the mark are below */
     uint64_t rdb_bytes; /* filled by snapshot_finish() */
     uint64_t taken_ms;  /* wall clock */
+    /* What the log before log_from has said and replay must know: the attachment in force there, and the mode. */
+    char replid[48], run_id[48]; /* empty: none */
+    uint64_t offset;
+    uint32_t db;
+    int mode; /* enum durability, -1: never said */
 };
 struct snapshot_writer;
 struct snapshot_writer *snapshot_begin(struct log *l, char *why, size_t why_size); /* into a temporary file */

@@ -40,7 +40,12 @@ enum control {
     CONTROL_ATTACH =
         2, /* varint offset | u8 n, replication id | u8 n, run_id: the tap follows this stream from this offset */
     CONTROL_MODE = 3,    /* u8 durability mode */
-    CONTROL_SNAPSHOT = 4 /* varint index of the snapshot that became the newest */
+    CONTROL_SNAPSHOT = 4, /* varint index of the snapshot that became the newest */
+    CONTROL_BARRIER = 5,  /* nothing: a new leader's first entry */
+    CONTROL_MEMBERS = 6,  /* the group's configuration, as consensus encodes it; alone in its entry */
+    CONTROL_CLOCK = 7,    /* varint wall clock of the leader in ms: the next leader's must not be behind it */
+    CONTROL_BASE = 8      /* the data that the log begins with: an entry with this frame is durable on a member only when
+                             that snapshot is, too. varint index | varint effects | varint rdb bytes | 16 bytes hash128 */
 };
 
 enum { ENTRY_HEADER_BYTES = 48, FRAME_BYTES_MAX = 0x7fffffff };

@@ -12,6 +12,7 @@
 #include "log/base/buf.h"
 #include "log/base/hash.h"
 #include "log/record.h"
+#include "log/tail.h"
 
 struct store;
 
@@ -35,6 +36,33 @@ struct store_snapshot {
     uint64_t check;  /* hash64 of its sidecar */
 };
 
+/* What Raft must not forget. */
+struct store_hard {
+    uint64_t term, vote; /* vote: a member's id, 0 = none */
+};
+/* Where the log's beginning stands for Raft: everything up to index is committed, and the configuration as of it. */
+struct store_base {
+    uint64_t index, term; /* 0: the log begins at 1 */
+    uint64_t change_index;
+    struct buf change; /* the owner's */
+};
+/* One transaction of the writer. The log's order: cut, then records, which follow the last entry. */
+struct store_write {
+    const struct store_hard *hard;  /* NULL: unchanged */
+    uint64_t cut_from;              /* 0: nothing; else entries from here on go first */
+    struct record *const *records;  /* sealed; index and chain are checked (CHECK) against what is there */
+    size_t count;
+};
+/* A log that comes from another member with its snapshot: replaces everything, in one transaction. */
+struct store_install {
+    uint64_t first;                /* of records; base.index + 1 if there are none */
+    struct hash128 before;         /* running hash before it */
+    struct record *const *records; /* first .. base->index */
+    size_t count;
+    const struct store_base *base;
+    struct store_snapshot snapshot;
+};
+
 /* FULL: nothing was written, try again when there is room. BROKEN: final; what the disk holds is uncertain, and
  * nothing of the call may be counted as durable. Both with a reason in why[STORE_WHY_BYTES]. */
 enum store_result { STORE_OK, STORE_FULL, STORE_BROKEN };
@@ -46,8 +74,28 @@ struct store *store_open(const char *dir, const char *node, uint64_t size_max_by
 void store_close(struct store *s);
 struct store_identity store_identity(const struct store *s);
 
+/* As of store_open(), for the start: */
+struct store_hard store_hard(const struct store *s);
+const struct store_base *store_base(const struct store *s); /* borrowed */
+uint64_t store_member_id(const struct store *s);            /* made at random with the log; never 0 */
+/* Walks all entries of an opened store: what Raft needs of each. change: of a CHANGE, else NULL. */
+enum store_result store_walk(struct store *s,
+                             void (*each)(void *arg, uint64_t index, uint64_t term, enum record_type type,
+                                          const void *change, size_t change_bytes),
+                             void *arg, char *why);
+/* The group's id: all zero until the group was begun; then put once, by the first writer that knows it. */
+enum store_result store_put_cluster(struct store *s, const char cluster[STORE_CLUSTER_BYTES], char *why);
+
 /* ---- the writing thread ---- */
 struct store_state store_state(const struct store *s);
+/* All of it or nothing, durable when it returns OK. A term or vote finds room in the reserve when nothing else does:
+ * a write with only `hard` is FULL only if that is used up, too. */
+enum store_result store_write(struct store *s, const struct store_write *w, char *why);
+enum store_result store_install(struct store *s, const struct store_install *i, char *why);
+/* As store_truncate(); the base is stored with the first piece. */
+enum store_result store_truncate_to(struct store *s, uint64_t index, const struct store_base *base, bool *more,
+                                    char *why);
+enum store_result store_put_note(struct store *s, const char *name, const void *bytes, size_t n, char *why);
 /* Seals the batch as the next entry (again, if it was sealed before) and commits it alone, durably. */
 enum store_result store_append(struct store *s, struct buf *batch, char *why);
 /* Removes entries below `index`, a bounded piece of them in one transaction; *more says whether some are left. */
@@ -59,6 +107,14 @@ enum store_result store_put_snapshot(struct store *s, struct store_snapshot snap
  * next. */
 enum store_result store_read(struct store *s, uint64_t *next, uint64_t last, size_t bytes_max,
                              void (*each)(void *arg, const struct entry_view *e), void *arg, char *why);
+/* Sealed bytes of entries from `from` on, none above `last`, at least one if there is one, until bytes_max is passed
+ * or each() returns false; each is checked by its checksum. For followers that are far behind. */
+enum store_result store_read_raw(struct store *s, uint64_t from, uint64_t last, size_t bytes_max,
+                                 bool (*each)(void *arg, uint64_t index, const void *bytes, size_t n), void *arg,
+                                 char *why);
+/* Term and running hash of an entry, also of the one before the first (from the base); false: neither is there. */
+bool store_at(struct store *s, uint64_t index, uint64_t *term, struct hash128 *running);
+size_t store_get_note(struct store *s, const char *name, void *out, size_t max);
 enum store_result store_get_snapshot(struct store *s, struct store_snapshot *out, char *why);
 
 /* Blocks that were allocated but never written make a commit slow: the file system has to note, durably, that they

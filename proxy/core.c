@@ -405,12 +405,14 @@ static void on_log_failed(void *arg, const char *why)
     c->set.failed(c->set.arg, why);
 }
 
-static const struct log_events log_events = {on_committed, on_stalled, on_log_failed};
+static const struct log_events log_events = {
+    .committed = on_committed, .stalled = on_stalled, .failed = on_log_failed};
 
 struct core *core_new(struct loop *l, const struct diag *d, const struct core_settings *s, char *why, size_t why_size)
 {
     struct core *c = must_calloc(1, sizeof *c);
-    struct log_settings ls = {s->config->data_dir, s->config->log_size_max, s->config->node};
+    struct log_settings ls = {
+        .dir = s->config->data_dir, .size_max_bytes = s->config->log_size_max, .node = s->config->node};
 
     c->loop = l;
     c->diag = d;

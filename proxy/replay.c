@@ -269,6 +269,10 @@ static void on_control(struct replay *r, struct frame_view *f)
         break;
     case CONTROL_START:
     case CONTROL_SNAPSHOT:
+    case CONTROL_BARRIER:
+    case CONTROL_MEMBERS:
+    case CONTROL_CLOCK:
+    case CONTROL_BASE:
         break;
     }
 }

@@ -13,6 +13,7 @@
 
 struct loop;
 struct stream;
+struct tls;
 
 struct stream_events {
     void (*data)(void *arg, const char *bytes, size_t n); /* n > 0 */
@@ -28,6 +29,16 @@ struct stream_events {
  * only with a reason in why[why_size]; a refused connection is reported by closed(). */
 struct stream *stream_connect(struct loop *l, const char *address, const struct stream_events *events, void *arg,
                               char *why, size_t why_size);
+/* The same through TLS: connected() and data() come after the handshake, which has HANDSHAKE_MS_MAX; closed() says why
+ * it failed. name: what the server's certificate must be for ("" = only the CA is checked). The context may be freed. */
+struct stream *stream_connect_tls(struct loop *l, const char *address, struct tls *tls, const char *name,
+                                  const struct stream_events *events, void *arg, char *why, size_t why_size);
+struct stream *stream_accepted_tls(struct loop *l, int fd, struct tls *tls, const struct stream_events *events,
+                                   void *arg); /* takes fd; connected() is called, too */
+/* Whether the other side's certificate (checked against the CA) is for this DNS name, without wildcards. */
+bool stream_peer_is(const struct stream *s, const char *name);
+/* From now on events go there. For a stream that changes hands. */
+void stream_hand_over(struct stream *s, const struct stream_events *events, void *arg);
 struct stream *stream_accepted(struct loop *l, int fd, const struct stream_events *events, void *arg); /* takes fd */
 void stream_close(struct stream *s); /* no callback follows; freed at the end of the turn; NULL is fine */
 /* Stops reading; calls closed(arg, "finished") once all output has left (or the peer has gone). */

@@ -101,7 +101,8 @@ static bool on_turn(void *arg)
 
 static void log_setup(struct subject *s, const char *dir)
 {
-    static const struct log_events events = {on_committed, on_stalled, on_failed};
+    static const struct log_events events = {
+        .committed = on_committed, .stalled = on_stalled, .failed = on_failed};
     struct log_settings settings = {.dir = dir, .size_max_bytes = (uint64_t)64 << 30, .node = "bench"};
     char why[256];
 
