@@ -83,10 +83,19 @@ enum gate_refusal {
     WRITES_REFUSED_BUFFER,
     WRITES_REFUSED_LOG_SIZE, /* what is left of log-size-max is kept for OUTCOMEs: without them no snapshot makes room
                               */
-    WRITES_REFUSED_LOG_FULL
+    WRITES_REFUSED_LOG_FULL,
+    WRITES_REFUSED_NO_QUORUM /* detached: sync sessions are refused reads and writes; async ones go on until the lag says
+                                otherwise */
+};
+/* Which part this node plays in its group. Alone it leads. */
+enum gate_part {
+    PART_NONE,  /* no leader is known (or it is being elected): clients' commands wait a while, then CLUSTERDOWN */
+    PART_LEADS, /* sessions are served here (state says whether Valkey is open) */
+    PART_FOLLOWS /* another node leads: clients are relayed to it; state OPEN: our Valkey is warm, reader-port serves */
 };
 struct gate {
     _Atomic int state;            /* enum gate_state */
+    _Atomic int part;             /* enum gate_part */
     _Atomic int refusal;          /* enum gate_refusal */
     _Atomic int mode;             /* enum durability, server-wide */
     _Atomic int tracking;         /* some session is sync: async writes must name their keys */

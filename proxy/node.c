@@ -31,7 +31,8 @@ const char *node_state_name(enum node_state s)
     static const char *const name[] = {
         [NODE_STARTING] = "starting", [NODE_CONNECTING] = "connecting", [NODE_ADOPTING] = "adopting",
         [NODE_BRIDGING] = "bridging", [NODE_REBUILDING] = "rebuilding", [NODE_ATTACHED] = "attached",
-        [NODE_STOPPED] = "stopped"};
+        [NODE_STOPPED] = "stopped",   [NODE_WAITING] = "waiting",       [NODE_FEEDING] = "feeding",
+        [NODE_FED] = "fed",           [NODE_PROMOTING] = "promoting"};
 
     return name[s];
 }

@@ -7,6 +7,13 @@
  *
  *   ATTACHED ──tap cut──▶ CONNECTING      any state ──Valkey gone, hung, replaced──▶ CONNECTING
  *
+ * That is the part of a leader's node (a lone one always leads). In a group the core tells which part to play:
+ *
+ *   CONNECTING ─▶ WAITING (no part yet) ─▶ NODE_LEADS: decide, as above
+ *                    └─▶ NODE_FOLLOWS: FEEDING (full or partial, catching up) ─▶ FED (warm: a replica of the log)
+ *   FED or FEEDING ──NODE_LEADS──▶ PROMOTING (pending intents resolved, fed to the end, REPLICAOF NO ONE) ─▶ ATTACHED
+ *   ATTACHED ──NODE_FOLLOWS──▶ FEEDING: by partial sync if its state was proven (node_prove), else by full sync
+ *
  * node_decide() is the pure part; the rest drives it. */
 #ifndef HF_NODE_H
 #define HF_NODE_H
@@ -33,8 +40,13 @@ enum node_state {
     NODE_BRIDGING,
     NODE_REBUILDING,
     NODE_ATTACHED,
-    NODE_STOPPED
+    NODE_STOPPED,
+    NODE_WAITING,
+    NODE_FEEDING,
+    NODE_FED,
+    NODE_PROMOTING
 };
+enum node_part { NODE_UNDECIDED, NODE_LEADS, NODE_FOLLOWS };
 const char *node_state_name(enum node_state s);
 
 struct node_events {
@@ -59,11 +71,23 @@ struct node_events {
     void (*snapshot_ended)(void *arg, bool ok, const struct snapshot_mark *mark);
     void (*commands)(void *arg, const char *reply, size_t n); /* the COMMAND reply was read again */
     void (*failed)(void *arg, const char *why); /* the log contradicts itself: the process must stop. NULL: abort() */
+    /* Following: our Valkey is warm and serves reads (identity is the core's now) / does not any more. NULL: not told. */
+    void (*fed)(void *arg, struct valkey_identity *identity);
+    void (*unfed)(void *arg, const char *why);
+    /* Is everything that the stream says up to this offset in the log, and committed? Then up to which entry. */
+    bool (*clean)(void *arg, uint64_t offset, uint64_t *index);
 };
 
 struct node *node_new(struct loop *l, const struct diag *d, const struct config *c, struct log *log,
                       const struct node_events *events, void *arg);
-void node_start(struct node *n);
+void node_start(struct node *n); /* with NODE_LEADS as its part, unless node_play() said otherwise before */
+/* Which part to play from now on; the same part again changes nothing. Falling from NODE_LEADS tells detached(). */
+void node_play(struct node *n, enum node_part part);
+/* Before a planned hand-over, when nothing is in flight any more: kills what other connections there are, lets the tap
+ * read to the stream's end, asks clean(). proven: this Valkey's state is the log's up to an entry, remembered until an
+ * effect comes; a later NODE_FOLLOWS then goes on by partial sync. */
+void node_prove(struct node *n, void (*done)(void *arg, bool proven), void *arg);
+bool node_warm(const struct node *n); /* FED, and what it has acknowledged is less than NODE_WARM_BYTES behind */
 /* Ends a spawned Valkey, too (SIGTERM, then SIGKILL). */
 void node_stop(struct node *n, void (*stopped)(void *arg), void *arg);
 void node_free(struct node *n);
@@ -89,6 +113,9 @@ struct node_figures {
     char last_rebuild_why[128];
     bool snapshot_running;
     uint64_t snapshot_index, snapshot_bytes, snapshot_unix_ms;
+    uint64_t fed_index;   /* FED or FEEDING: entries up to here have been executed by our Valkey; else 0 */
+    uint64_t feeds_full, feeds_partial;
+    uint64_t valkey_keys; /* how many keys Valkey held when it was last looked at; UINT64_MAX: not known */
 };
 const struct node_figures *node_figures(const struct node *n);
 
