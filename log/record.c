@@ -149,30 +149,52 @@ const char *entry_error_text(enum entry_error e)
     return text[e];
 }
 
-enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct hash128 previous,
-                            struct entry_view *out)
+/* The header's fields and where the frames are; *sum: the checksum that it states. n >= ENTRY_HEADER_BYTES. */
+static void read_header(const void *bytes, size_t n, struct entry_view *out, uint64_t *sum)
 {
     struct cursor c = cursor_of(bytes, n);
-    struct hash128 digest, expected;
-    const char *magic;
-    uint64_t sum;
 
-    if (n < ENTRY_HEADER_BYTES)
-        return ENTRY_SHORT;
-    magic = cursor_bytes(&c, sizeof entry_magic);
-    if (memcmp(magic, entry_magic, sizeof entry_magic) != 0)
-        return ENTRY_MAGIC;
-    if (cursor_u32(&c) != n - ENTRY_HEADER_BYTES)
-        return ENTRY_LENGTH;
+    (void)cursor_bytes(&c, sizeof entry_magic + sizeof(uint32_t));
     out->index = cursor_u64(&c);
     out->term = cursor_u64(&c);
     out->running.low = cursor_u64(&c);
     out->running.high = cursor_u64(&c);
-    sum = cursor_u64(&c);
+    *sum = cursor_u64(&c);
     out->frames = c;
-    digest = hash128(c.at, c.left, 0);
-    if (sum != checksum(bytes, digest))
-        return ENTRY_CHECKSUM;
+}
+
+/* All that can be known without the entry before; *digest is left for the chain. */
+static enum entry_error check(const void *bytes, size_t n, struct entry_view *out, struct hash128 *digest)
+{
+    struct cursor c = cursor_of(bytes, n);
+    uint64_t sum;
+
+    if (n < ENTRY_HEADER_BYTES)
+        return ENTRY_SHORT;
+    if (memcmp(cursor_bytes(&c, sizeof entry_magic), entry_magic, sizeof entry_magic) != 0)
+        return ENTRY_MAGIC;
+    if (cursor_u32(&c) != n - ENTRY_HEADER_BYTES)
+        return ENTRY_LENGTH;
+    read_header(bytes, n, out, &sum);
+    *digest = hash128(out->frames.at, out->frames.left, 0);
+    return sum == checksum(bytes, *digest) ? ENTRY_OK : ENTRY_CHECKSUM;
+}
+
+enum entry_error entry_check(const void *bytes, size_t n, struct entry_view *out)
+{
+    struct hash128 digest;
+
+    return check(bytes, n, out, &digest);
+}
+
+enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct hash128 previous,
+                            struct entry_view *out)
+{
+    struct hash128 digest, expected;
+    enum entry_error error = check(bytes, n, out, &digest);
+
+    if (error != ENTRY_OK)
+        return error;
     if (out->index != index)
         return ENTRY_INDEX;
     expected = chain(previous, digest);
@@ -181,16 +203,63 @@ enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct 
     return ENTRY_OK;
 }
 
-enum entry_error entry_running(const void *bytes, size_t n, struct hash128 *out)
+enum entry_error entry_stated(const void *bytes, size_t n, struct entry_view *out)
 {
-    struct cursor c = cursor_of(bytes, n);
+    uint64_t sum;
 
     if (n < ENTRY_HEADER_BYTES)
         return ENTRY_SHORT;
-    (void)cursor_bytes(&c, CHECKED_HEADER_BYTES - HASH_BYTES);
-    out->low = cursor_u64(&c);
-    out->high = cursor_u64(&c);
+    read_header(bytes, n, out, &sum);
     return ENTRY_OK;
+}
+
+enum entry_error entry_running(const void *bytes, size_t n, struct hash128 *out)
+{
+    struct entry_view e;
+    enum entry_error error = entry_stated(bytes, n, &e);
+
+    if (error == ENTRY_OK)
+        *out = e.running;
+    return error;
+}
+
+struct hash128 entry_chain(const struct entry_view *e, struct hash128 previous)
+{
+    return chain(previous, hash128(e->frames.at, e->frames.left, 0));
+}
+
+static bool first_control(const struct entry_view *e, struct frame_view *out)
+{
+    struct cursor frames = e->frames; /* a copy: the view is not walked */
+
+    return frame_next(&frames, out) && out->kind == FRAME_CONTROL;
+}
+
+enum record_type entry_type(const struct entry_view *e)
+{
+    struct frame_view f;
+
+    if (!first_control(e, &f))
+        return RECORD_COMMAND;
+    switch (f.control) {
+    case CONTROL_BARRIER:
+        return RECORD_BARRIER;
+    case CONTROL_MEMBERS:
+        return RECORD_CHANGE;
+    default:
+        return RECORD_COMMAND;
+    }
+}
+
+const void *entry_change(const struct entry_view *e, size_t *n)
+{
+    struct frame_view f;
+
+    *n = 0;
+    if (!first_control(e, &f) || f.control != CONTROL_MEMBERS)
+        return NULL;
+    *n = f.body.left;
+    return f.body.at;
 }
 
 static uint32_t read_db(struct cursor *c)
@@ -220,7 +289,7 @@ static bool read_body(struct cursor body, struct frame_view *out)
     case FRAME_CONTROL:
         out->control = (enum control)cursor_u8(&body);
         out->body = body;
-        return !body.bad && out->control >= CONTROL_START && out->control <= CONTROL_SNAPSHOT;
+        return !body.bad && out->control >= CONTROL_START && out->control <= CONTROL_BASE;
     default:
         return false;
     }

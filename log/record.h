@@ -48,6 +48,9 @@ enum control {
                              that snapshot is, too. varint index | varint effects | varint rdb bytes | 16 bytes hash128 */
 };
 
+/* What an entry is to consensus; its first frame tells. */
+enum record_type { RECORD_COMMAND = 1, RECORD_BARRIER = 2, RECORD_CHANGE = 3 };
+
 enum { ENTRY_HEADER_BYTES = 48, FRAME_BYTES_MAX = 0x7fffffff };
 
 /* ---- writing: frames are appended to a batch; entry_seal() makes it an entry ---- */
@@ -74,8 +77,19 @@ const char *entry_error_text(enum entry_error e);
 /* Checks everything, the index and the chain against `index` and `previous`. */
 enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct hash128 previous,
                             struct entry_view *out);
+/* Checks magic, length and checksum, but not the place: neither index nor chain. *out is valid if ENTRY_OK. */
+enum entry_error entry_check(const void *bytes, size_t n, struct entry_view *out);
+/* What an entry states, unchecked but for ENTRY_SHORT; frames too. */
+enum entry_error entry_stated(const void *bytes, size_t n, struct entry_view *out);
 /* The running hash that an entry states, unchecked. */
 enum entry_error entry_running(const void *bytes, size_t n, struct hash128 *out);
+/* The running hash after an entry with these frames, when `previous` is the one before it. */
+struct hash128 entry_chain(const struct entry_view *e, struct hash128 previous);
+/* CHANGE if the first frame is CONTROL_MEMBERS, BARRIER if it is CONTROL_BARRIER, else COMMAND (also if it is
+ * malformed: whoever executes the entry says so). */
+enum record_type entry_type(const struct entry_view *e);
+/* A CHANGE's configuration, inside the entry; NULL, and *n = 0, of any other entry. */
+const void *entry_change(const struct entry_view *e, size_t *n);
 
 struct frame_view {
     enum frame_kind kind;

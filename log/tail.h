@@ -13,8 +13,7 @@
 
 #include "log/base/buf.h"
 #include "log/base/hash.h"
-
-enum record_type { RECORD_COMMAND = 1, RECORD_BARRIER = 2, RECORD_CHANGE = 3 };
+#include "log/record.h"
 
 struct record {
     uint32_t holders;
@@ -46,6 +45,6 @@ void tail_append(struct tail *t, struct record *r); /* takes the reference; inde
 void tail_cut(struct tail *t, uint64_t index, struct hash128 running);
 struct record *tail_get(const struct tail *t, uint64_t index); /* NULL: not here; a hold is the caller's business */
 void tail_durable(struct tail *t, uint64_t index);             /* up to here: may be evicted */
-uint64_t tail_bytes(const struct tail *t);
+uint64_t tail_bytes(const struct tail *t);                     /* of all that is here */
 
 #endif

@@ -288,6 +288,8 @@ static const char *refusal_text(const struct core *c, enum gate_refusal why)
         return "more is not yet durable than durability-buffer-max or log-size-max allow";
     case WRITES_REFUSED_LOG_SIZE:
         return "the log nears log-size-max, a snapshot must make room";
+    case WRITES_REFUSED_NO_QUORUM:
+        return "a majority of the members cannot be reached";
     case WRITES_REFUSED_LOG_FULL:
     case WRITES_ACCEPTED:
         break;

@@ -144,6 +144,93 @@ static void test_chain(void **state)
     buf_free(&b);
 }
 
+/* entry_check() finds every flipped bit without the entry before, and does not mind the place. */
+static void test_check_without_the_chain(void **state)
+{
+    const struct hash128 before = {11, 12};
+    struct buf batch = {0};
+    struct entry_view e;
+    struct hash128 running;
+
+    (void)state;
+    build(&batch);
+    running = entry_seal(&batch, 9, 4, before);
+    assert_int_equal(entry_check(buf_head(&batch), batch.len, &e), ENTRY_OK);
+    assert_true(e.index == 9 && e.term == 4 && e.running.low == running.low && e.running.high == running.high);
+    assert_true(entry_chain(&e, before).low == running.low && entry_chain(&e, start).low != running.low);
+    assert_true(e.frames.left == batch.len - ENTRY_HEADER_BYTES);
+    for (size_t bit = 0; bit < batch.len * 8; bit++) {
+        char *byte = buf_head(&batch) + bit / 8;
+
+        *byte = (char)(*byte ^ (1 << bit % 8));
+        assert_int_not_equal(entry_check(buf_head(&batch), batch.len, &e), ENTRY_OK);
+        *byte = (char)(*byte ^ (1 << bit % 8));
+    }
+    for (size_t n = 0; n < batch.len; n++)
+        assert_int_equal(entry_check(buf_head(&batch), n, &e), n < ENTRY_HEADER_BYTES ? ENTRY_SHORT : ENTRY_LENGTH);
+    assert_int_equal(entry_stated(buf_head(&batch), ENTRY_HEADER_BYTES, &e), ENTRY_OK);
+    assert_true(e.index == 9 && e.term == 4 && e.frames.left == 0);
+    assert_int_equal(entry_stated(buf_head(&batch), 47, &e), ENTRY_SHORT);
+    buf_free(&batch);
+}
+
+static enum record_type type_of(void (*frames)(struct buf *batch), const void **change, size_t *n)
+{
+    static struct buf batch; /* what *change points into; stays reachable */
+    struct entry_view e;
+
+    buf_free(&batch);
+    entry_begin(&batch);
+    frames(&batch);
+    (void)entry_seal(&batch, 1, 1, start);
+    assert_int_equal(entry_check(buf_head(&batch), batch.len, &e), ENTRY_OK);
+    *change = entry_change(&e, n);
+    assert_true(e.frames.left == batch.len - ENTRY_HEADER_BYTES); /* the view was not walked */
+    return entry_type(&e);
+}
+
+static void frames_barrier(struct buf *batch)
+{
+    frame_control(batch, CONTROL_BARRIER, NULL, 0);
+}
+
+static void frames_members(struct buf *batch)
+{
+    frame_control(batch, CONTROL_MEMBERS, "abc", 3);
+}
+
+static void frames_command(struct buf *batch)
+{
+    frame_control(batch, CONTROL_CLOCK, "\1", 1);
+    frame_control(batch, CONTROL_MEMBERS, "abc", 3);
+}
+
+static void frames_none(struct buf *batch)
+{
+    (void)batch;
+}
+
+static void frames_malformed(struct buf *batch)
+{
+    buf_append(batch, "\x03\x00", 2);
+}
+
+static void test_types(void **state)
+{
+    const void *change;
+    size_t n;
+
+    (void)state;
+    assert_true(type_of(build, &change, &n) == RECORD_COMMAND && change == NULL && n == 0);
+    assert_true(type_of(frames_barrier, &change, &n) == RECORD_BARRIER && change == NULL && n == 0);
+    assert_true(type_of(frames_members, &change, &n) == RECORD_CHANGE && n == 3);
+    assert_memory_equal(change, "abc", 3);
+    assert_true(type_of(frames_command, &change, &n) == RECORD_COMMAND && change == NULL);
+    assert_true(type_of(frames_none, &change, &n) == RECORD_COMMAND && change == NULL);
+    assert_true(type_of(frames_malformed, &change, &n) == RECORD_COMMAND && change == NULL);
+    (void)type_of(frames_none, &change, &n);
+}
+
 static void test_malformed_frames(void **state)
 {
     static const struct {
@@ -253,6 +340,8 @@ int main(void)
         cmocka_unit_test(test_every_flipped_bit_is_found),
         cmocka_unit_test(test_every_cut_is_found),
         cmocka_unit_test(test_chain),
+        cmocka_unit_test(test_check_without_the_chain),
+        cmocka_unit_test(test_types),
         cmocka_unit_test(test_malformed_frames),
         cmocka_unit_test(test_malformed_items),
         cmocka_unit_test(test_random_bytes),
