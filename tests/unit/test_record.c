@@ -205,6 +205,12 @@ static void frames_command(struct buf *batch)
     frame_control(batch, CONTROL_MEMBERS, "abc", 3);
 }
 
+static void frames_mode(struct buf *batch)
+{
+    frame_control(batch, CONTROL_MODE, "\2", 1);
+    frame_intent(batch, 1, 0, "", 0);
+}
+
 static void frames_none(struct buf *batch)
 {
     (void)batch;
@@ -221,7 +227,7 @@ static void test_types(void **state)
     size_t n;
 
     (void)state;
-    assert_true(type_of(build, &change, &n) == RECORD_COMMAND && change == NULL && n == 0);
+    assert_true(type_of(frames_mode, &change, &n) == RECORD_COMMAND && change == NULL && n == 0);
     assert_true(type_of(frames_barrier, &change, &n) == RECORD_BARRIER && change == NULL && n == 0);
     assert_true(type_of(frames_members, &change, &n) == RECORD_CHANGE && n == 3);
     assert_memory_equal(change, "abc", 3);
