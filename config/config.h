@@ -27,7 +27,7 @@ enum output_class {
     OUTPUT_CLASSES
 }; /* "replica"/"slave" is accepted and kept, unused */
 
-enum { CONFIG_TEXT_MAX = 256, CONFIG_BIND_MAX = 16 };
+enum { CONFIG_TEXT_MAX = 256, CONFIG_BIND_MAX = 16, CONFIG_MEMBERS_MAX = 9 };
 
 struct config {
     char bind[CONFIG_BIND_MAX][CONFIG_TEXT_MAX]; /* default: "127.0.0.1" "-::1" ('-': may be missing, as in Valkey) */
@@ -46,7 +46,7 @@ struct config {
     char logfile[CONFIG_TEXT_MAX];
     int shutdown_timeout_s; /* 10 */
 
-    char valkey[CONFIG_TEXT_MAX]; /* host:port or a socket's path; default 127.0.0.1:6380 */
+    char valkey[CONFIG_TEXT_MAX]; /* host:port, a socket's path, or "none"; default 127.0.0.1:6380 */
     char valkey_user[CONFIG_TEXT_MAX], valkey_password[CONFIG_TEXT_MAX]; /* password: sensitive */
     bool valkey_spawn;                   /* start and supervise our own valkey-server in data-dir */
     char valkey_server[CONFIG_TEXT_MAX]; /* program for valkey-spawn: valkey-server */
@@ -63,6 +63,18 @@ struct config {
     int admin_port;                   /* 0 = none; sample and make run set 9121-like */
     int read_lanes;                   /* shared connections for stateless reads per user: 2 */
 
+    char member[CONFIG_MEMBERS_MAX]
+               [CONFIG_TEXT_MAX];  /* "NAME ZONE HOST:PORT[ log-only]", single blanks; form checked */
+    size_t member_count;           /* 0 (default): this node alone */
+    char cluster[CONFIG_TEXT_MAX]; /* holdfast */
+    bool allow_single_az;          /* no */
+    int election_timeout_ms;       /* 400 */
+    int clock_skew_max_ms;         /* 500 */
+    bool peer_tls;                 /* yes; means nothing without members */
+    char peer_tls_cert_file[CONFIG_TEXT_MAX], peer_tls_key_file[CONFIG_TEXT_MAX],
+        peer_tls_ca_cert_file[CONFIG_TEXT_MAX];
+    char peer_listen[CONFIG_TEXT_MAX]; /* host:port; "" = the own member's address: ask config_peer_listen() */
+
     char file[CONFIG_TEXT_MAX]; /* the settings file as it was named; "" = none, "-" = standard input */
     int argc;                   /* for config_reload(): main's, borrowed for as long as the config is used */
     char **argv;
@@ -75,6 +87,13 @@ void config_defaults(struct config *c);
  * (*** FATAL CONFIG FILE ERROR (Version x) *** / Reading the configuration file, at line N / >>> 'line' / reason) to
  * err and returns false. */
 bool config_load(struct config *c, int argc, char **argv, struct buf *err);
+
+/* valkey none: this node keeps the log and has no Valkey. */
+bool config_log_only(const struct config *c);
+/* The line of this node, NULL if there are no members. After config_load() it is there if there are any. */
+const char *config_own_member(const struct config *c);
+/* Where to listen for the other members; only with members. */
+void config_peer_listen(const struct config *c, char out[CONFIG_TEXT_MAX]);
 
 /* One setting by name. For CONFIG SET: `runtime` refuses immutable ones. false with a reason in why, and c unchanged.
  */

@@ -200,6 +200,19 @@ static int read_option(struct reading *r, int argc, char **argv, int i)
     return ok ? i : -1;
 }
 
+/* What single lines cannot show to be wrong. */
+static bool agrees(const struct config *c, struct buf *err)
+{
+    struct buf why = {0};
+    bool ok = config_members_check(c, &why);
+
+    if (!ok)
+        buf_printf(err, "\n*** FATAL CONFIG FILE ERROR (Version %s) ***\n%.*s\n", HOLDFAST_VERSION, (int)why.len,
+                   (const char *)buf_head(&why));
+    buf_free(&why);
+    return ok;
+}
+
 bool config_read_all(struct config *c, int argc, char **argv, struct buf *err)
 {
     struct reading r = {.config = c, .err = err};
@@ -231,5 +244,5 @@ bool config_read_all(struct config *c, int argc, char **argv, struct buf *err)
         buf_printf(err, "Configured to not listen anywhere, exiting.\n");
         return false;
     }
-    return true;
+    return agrees(c, err);
 }

@@ -17,7 +17,7 @@
 
 #include "log/base/diag.h"
 
-enum { SOCKET_PATH_MAX = 107, NODE_NAME_MAX = 64 };
+enum { SOCKET_PATH_MAX = 107 };
 
 #define KB (1024LL)
 #define MB (1024LL * 1024)
@@ -25,15 +25,12 @@ enum { SOCKET_PATH_MAX = 107, NODE_NAME_MAX = 64 };
 
 /* ---------------------------------------------------------------- checks of single settings */
 
-static bool check_node(const char *text, char *why, size_t why_size)
+/* Names become part of connection names, which may hold no spaces, and of certificates. */
+static bool check_name(const char *text, char *why, size_t why_size)
 {
-    size_t n = strlen(text);
-
-    /* It becomes part of connection names, which may hold no spaces. */
-    if (n > 0 && n <= NODE_NAME_MAX &&
-        strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == n)
+    if (config_name_ok(text))
         return true;
-    (void)snprintf(why, why_size, "argument must be 1 to %d letters, digits, '.', '_' or '-'", NODE_NAME_MAX);
+    (void)snprintf(why, why_size, "argument must be 1 to 64 letters, digits, '.', '_' or '-'");
     return false;
 }
 
@@ -53,18 +50,21 @@ static bool check_socket_path(const char *text, char *why, size_t why_size)
     return false;
 }
 
-static bool check_address(const char *text, char *why, size_t why_size)
+static bool check_valkey(const char *text, char *why, size_t why_size)
 {
-    const char *colon = strrchr(text, ':');
-    size_t digits;
-
     if (strchr(text, '/') != NULL)
         return check_socket_path(text, why, why_size);
-    digits = colon != NULL ? strspn(colon + 1, "0123456789") : 0;
-    if (colon != NULL && colon != text && digits > 0 && digits <= 5 && colon[1 + digits] == '\0' &&
-        atoi(colon + 1) > 0 && atoi(colon + 1) <= 65535)
+    if (strcmp(text, "none") == 0 || config_host_port_ok(text))
         return true;
     (void)snprintf(why, why_size, "argument must be host:port or the path of a Unix socket (with a '/')");
+    return false;
+}
+
+static bool check_listen(const char *text, char *why, size_t why_size)
+{
+    if (text[0] == '\0' || config_host_port_ok(text))
+        return true;
+    (void)snprintf(why, why_size, "argument must be host:port");
     return false;
 }
 
@@ -99,7 +99,7 @@ static const struct setting settings[] = {
     {"logfile", KIND_TEXT, FIELD(logfile), "", 0, 0, 0, NULL, NULL},
     {"shutdown-timeout", KIND_INT, FIELD(shutdown_timeout_s), "10", NOW, 0, INT_MAX / 1000, NULL, NULL},
     /* Valkey */
-    {"valkey", KIND_TEXT, FIELD(valkey), "127.0.0.1:6380", 0, 0, 0, NULL, check_address},
+    {"valkey", KIND_TEXT, FIELD(valkey), "127.0.0.1:6380", 0, 0, 0, NULL, check_valkey},
     {"valkey-user", KIND_TEXT, FIELD(valkey_user), "", 0, 0, 0, NULL, NULL},
     {"valkey-password", KIND_TEXT, FIELD(valkey_password), "", SETTING_SENSITIVE, 0, 0, NULL, NULL},
     {"valkey-spawn", KIND_BOOL, FIELD(valkey_spawn), "no", 0, 0, 0, NULL, NULL},
@@ -108,12 +108,23 @@ static const struct setting settings[] = {
     {"read-lanes", KIND_INT, FIELD(read_lanes), "2", 0, 1, 64, NULL, NULL},
     /* durability */
     {"data-dir", KIND_TEXT, FIELD(data_dir), "./holdfast-data", 0, 0, 0, NULL, check_not_empty},
-    {"node", KIND_TEXT, FIELD(node), "node-1", 0, 0, 0, NULL, check_node},
+    {"node", KIND_TEXT, FIELD(node), "node-1", 0, 0, 0, NULL, check_name},
     {"durability", KIND_WORD, FIELD(durability), "sync", NOW, 0, 0, durability_words, NULL},
     {"durability-lag-max", KIND_DURATION, FIELD(durability_lag_max_ms), "10", NOW, 200, 24 * 3600 * 1000, NULL, NULL},
     {"durability-buffer-max", KIND_MEMORY, FIELD(durability_buffer_max), "256mb", NOW, MB, LLONG_MAX, NULL, NULL},
     {"log-size-max", KIND_MEMORY, FIELD(log_size_max), "4gb", 0, MB, 1024 * GB, NULL, NULL},
     {"snapshot-log-bytes", KIND_MEMORY, FIELD(snapshot_log_bytes), "256mb", NOW, 64 * KB, LLONG_MAX, NULL, NULL},
+    /* the group */
+    {"member", KIND_MEMBER, FIELD(member), "", 0, 0, 0, NULL, NULL},
+    {"cluster", KIND_TEXT, FIELD(cluster), "holdfast", 0, 0, 0, NULL, check_name},
+    {"allow-single-az", KIND_BOOL, FIELD(allow_single_az), "no", 0, 0, 0, NULL, NULL},
+    {"election-timeout", KIND_DURATION, FIELD(election_timeout_ms), "400ms", 0, 100, 60 * 1000, NULL, NULL},
+    {"clock-skew-max", KIND_DURATION, FIELD(clock_skew_max_ms), "500ms", 0, 10, 3600 * 1000, NULL, NULL},
+    {"peer-listen", KIND_TEXT, FIELD(peer_listen), "", 0, 0, 0, NULL, check_listen},
+    {"peer-tls", KIND_BOOL, FIELD(peer_tls), "yes", 0, 0, 0, NULL, NULL},
+    {"peer-tls-cert-file", KIND_TEXT, FIELD(peer_tls_cert_file), "", 0, 0, 0, NULL, NULL},
+    {"peer-tls-key-file", KIND_TEXT, FIELD(peer_tls_key_file), "", 0, 0, 0, NULL, NULL},
+    {"peer-tls-ca-cert-file", KIND_TEXT, FIELD(peer_tls_ca_cert_file), "", 0, 0, 0, NULL, NULL},
     /* admin port */
     {"admin-bind", KIND_TEXT, FIELD(admin_bind), "127.0.0.1", 0, 0, 0, NULL, check_not_empty},
     {"admin-port", KIND_INT, FIELD(admin_port), "0", 0, 0, 65535, NULL, NULL},
@@ -135,7 +146,7 @@ const struct setting *setting_find(const char *name)
 
 bool setting_takes_several(const struct setting *s)
 {
-    return s->kind == KIND_BIND || s->kind == KIND_OUTPUT_LIMIT;
+    return s->kind == KIND_BIND || s->kind == KIND_OUTPUT_LIMIT || s->kind == KIND_MEMBER;
 }
 
 /* ---------------------------------------------------------------- values from text */
@@ -359,6 +370,8 @@ bool setting_parse(const struct setting *s, struct config *c, int argc, char *co
         return parse_bind(c, argc, argv, why, why_size);
     case KIND_OUTPUT_LIMIT:
         return parse_output_limit(c, argc, argv, why, why_size);
+    case KIND_MEMBER:
+        return config_members_parse(c, argc, argv, why, why_size);
     case KIND_INT:
     case KIND_OCTAL:
     case KIND_MEMORY:
@@ -425,6 +438,9 @@ void setting_show(const struct setting *s, const struct config *c, char *out, si
     case KIND_BIND:
     case KIND_OUTPUT_LIMIT:
         show_several(s, c, out, out_size);
+        break;
+    case KIND_MEMBER:
+        config_members_show(c, out, out_size);
         break;
     }
 }

@@ -17,6 +17,7 @@ enum setting_kind {
     KIND_TEXT,     /* char[CONFIG_TEXT_MAX] */
     KIND_BIND,     /* takes several arguments, as do output limits */
     KIND_OUTPUT_LIMIT,
+    KIND_MEMBER, /* each one given is added */
 };
 enum setting_flags { SETTING_RUNTIME = 1, SETTING_SENSITIVE = 2 };
 
@@ -46,6 +47,13 @@ bool setting_parse(const struct setting *s, struct config *c, int argc, char *co
 void setting_show(const struct setting *s, const struct config *c, char *out,
                   size_t out_size); /* in full, secrets too */
 bool setting_equal(const struct setting *s, const struct config *a, const struct config *b);
+
+/* config_members.c. The check is of the whole settings: false with a reason. */
+bool config_name_ok(const char *text);      /* 1 to 64 letters, digits, '.', '_', '-' */
+bool config_host_port_ok(const char *text); /* something, a colon, a port */
+bool config_members_parse(struct config *c, int argc, char *const *argv, char *why, size_t why_size);
+void config_members_show(const struct config *c, char *out, size_t out_size);
+bool config_members_check(const struct config *c, struct buf *why);
 
 /* config_file.c. `from` names the place for messages. */
 bool config_read_all(struct config *c, int argc, char **argv, struct buf *err);

@@ -21,6 +21,8 @@ static void again(void *arg, const char *name, const char *value)
     /* A value with blanks or quotes of its own does not survive being split; such settings show plain words only. */
     if (strcmp(name, "bind") == 0 || strcmp(name, "valkey-password") == 0)
         return;
+    if (strcmp(name, "member") == 0) /* they add up */
+        CHECK(config_set(c, name, "", false, why, sizeof why));
     CHECK(config_set(c, name, value, false, why, sizeof why));
 }
 

@@ -121,6 +121,14 @@ static void defaults_are_those_of_the_header(void **state)
     assert_int_equal(c.output_limit[OUTPUT_PUBSUB].soft_seconds, 60);
     assert_int_equal(c.loglevel, DIAG_NOTICE);
     assert_false(c.valkey_spawn);
+    assert_int_equal(c.member_count, 0);
+    assert_null(config_own_member(&c));
+    assert_string_equal(c.cluster, "holdfast");
+    assert_int_equal(c.election_timeout_ms, 400);
+    assert_int_equal(c.clock_skew_max_ms, 500);
+    assert_true(c.peer_tls);
+    assert_false(c.allow_single_az);
+    assert_false(config_log_only(&c));
 }
 
 static void sizes_and_durations_have_units(void **state)
@@ -178,6 +186,7 @@ static void bad_values_are_refused_in_valkeys_words(void **state)
     set_bad(&c, "valkey", "h:1x", "argument must be host:port or the path of a Unix socket (with a '/')");
     set_ok(&c, "valkey", "[::1]:6380");
     set_ok(&c, "valkey", "/run/valkey.sock");
+    set_ok(&c, "valkey", "none");
     set_bad(&c, "no-such", "1", "Unknown option or number of arguments for CONFIG SET");
     set_bad(&c, "client-output-buffer-limit", "normal 1 2",
             "Wrong number of arguments in buffer limit configuration.");
@@ -295,6 +304,95 @@ static void bad_files_name_line_and_reason(void **state)
     LOAD(&c, "Configured to not listen anywhere", "--port", "0");
 }
 
+/* ---- the group ---- */
+
+static void members_add_up(void **state)
+{
+    struct config c;
+    char listen[CONFIG_TEXT_MAX];
+
+    (void)state;
+    config_defaults(&c);
+    set_ok(&c, "member", "a az-1  127.0.0.1:7001");
+    set_ok(&c, "member", "\"b az-2 [::1]:7002\" , w az-3 db-3.example:7003 log-only");
+    assert_int_equal(c.member_count, 3);
+    assert_string_equal(c.member[1], "b az-2 [::1]:7002");
+    shows(&c, "member", "member=a az-1 127.0.0.1:7001, b az-2 [::1]:7002, w az-3 db-3.example:7003 log-only;");
+    set_ok(&c, "node", "b");
+    assert_string_equal(config_own_member(&c), "b az-2 [::1]:7002");
+    config_peer_listen(&c, listen);
+    assert_string_equal(listen, "[::1]:7002");
+    set_ok(&c, "peer-listen", "0.0.0.0:1");
+    config_peer_listen(&c, listen);
+    assert_string_equal(listen, "0.0.0.0:1");
+    set_ok(&c, "node", "az-2");
+    assert_null(config_own_member(&c));
+    set_ok(&c, "member", "");
+    assert_int_equal(c.member_count, 0);
+    shows(&c, "member", "member=;");
+}
+
+static void bad_members_are_refused(void **state)
+{
+    static const char form[] = "a member is NAME ZONE HOST:PORT, and log-only behind it for a witness";
+    char why[128] = "";
+    struct config c;
+
+    (void)state;
+    config_defaults(&c);
+    set_bad(&c, "member", "a", form);
+    set_bad(&c, "member", ",", form);
+    set_bad(&c, "member", " ", "wrong number of arguments");
+    set_bad(&c, "member", "a az-1 h:1, , b az-2 h:2", form);
+    set_bad(&c, "member", "a az-1 h:1 log-only more", form);
+    set_bad(&c, "member", "a az-1 h:1 witness", form);
+    set_bad(&c, "member", "a/b az-1 h:1", "a member's name must be 1 to 64 letters, digits, '.', '_' or '-'");
+    set_bad(&c, "member", "a az=1 h:1", "a member's zone must be 1 to 64 letters, digits, '.', '_' or '-'");
+    set_bad(&c, "member", "a az-1 h", "a member's address must be host:port");
+    set_bad(&c, "member", "a az-1 h:0", "a member's address must be host:port");
+    set_bad(&c, "member", "a az-1 /tmp/h:1", "a member's address must be host:port");
+    set_bad(&c, "member", "a z h:1, b z h:2, c z h:3, d z h:4, e z h:5, f z h:6, g z h:7, h z h:8, i z h:9, j z h:10",
+            "a group has at most 9 members");
+    set_bad(&c, "cluster", "a b", "argument must be 1 to 64 letters, digits, '.', '_' or '-'");
+    set_bad(&c, "peer-listen", "7000", "argument must be host:port");
+    set_bad(&c, "election-timeout", "50ms", "argument must be between 100ms and 60 inclusive");
+    assert_false(config_set(&c, "member", "a z h:1", true, why, sizeof why));
+    assert_string_equal(why, "can't set immutable config");
+}
+
+static void settings_of_a_group_agree(void **state)
+{
+    struct config c;
+
+#define GROUP "--member", "a az-1 127.0.0.1:7001", "--member", "b", "az-2", "127.0.0.1:7002", "--member"
+    (void)state;
+    LOAD(&c, NULL, GROUP, "c az-3 127.0.0.1:7003", "--node", "a", "--peer-tls", "no");
+    assert_int_equal(c.member_count, 3);
+    LOAD(&c, "node node-1 is not among the members", GROUP, "c az-3 127.0.0.1:7003", "--peer-tls", "no");
+    LOAD(&c, "*** FATAL CONFIG FILE ERROR (Version ", GROUP, "c az-3 127.0.0.1:7003", "--peer-tls", "no");
+    LOAD(&c, "two members have the same name: 'a az-1 127.0.0.1:7001' and 'a az-3 127.0.0.1:7003'", GROUP,
+         "a az-3 127.0.0.1:7003");
+    LOAD(&c, "two members have the same address: ", GROUP, "c az-3 127.0.0.1:7001");
+    LOAD(&c, "member 'c az-3 127.0.0.1:7003 log-only' is log-only, which needs valkey none", GROUP,
+         "c az-3 127.0.0.1:7003 log-only", "--node", "c");
+    LOAD(&c, "valkey none, but member 'a az-1 127.0.0.1:7001' is not log-only", GROUP,
+         "c az-3 127.0.0.1:7003 log-only", "--node", "a", "--valkey", "none");
+    LOAD(&c, NULL, GROUP, "c az-3 127.0.0.1:7003 log-only", "--node", "c", "--valkey", "none", "--peer-tls", "no");
+    assert_true(config_log_only(&c));
+    LOAD(&c, "valkey-spawn yes contradicts valkey none", GROUP, "c az-3 127.0.0.1:7003 log-only", "--node", "c",
+         "--valkey", "none", "--valkey-spawn", "yes");
+    LOAD(&c, "without member lines a Valkey is needed", "--valkey", "none");
+    LOAD(&c, "peer-tls-cert-file, peer-tls-key-file and peer-tls-ca-cert-file are needed", GROUP,
+         "c az-3 127.0.0.1:7003", "--node", "a", "--peer-tls-cert-file", "x");
+    LOAD(&c, NULL, GROUP, "c az-3 10.0.0.3:7003", "--node", "a", "--peer-tls-cert-file", "x", "--peer-tls-key-file",
+         "y", "--peer-tls-ca-cert-file", "z");
+    LOAD(&c, "peer-tls no is only for members on loopback addresses, and 'c az-3 10.0.0.3:7003' is not", GROUP,
+         "c az-3 10.0.0.3:7003", "--node", "a", "--peer-tls", "no");
+    LOAD(&c, "peer-listen 0.0.0.0:7001 is none", GROUP, "c az-3 localhost:7003", "--node", "a", "--peer-tls", "no",
+         "--peer-listen", "0.0.0.0:7001");
+#undef GROUP
+}
+
 static void the_sample_says_the_defaults(void **state)
 {
     struct config sample, defaults;
@@ -348,6 +446,9 @@ int main(void)
         cmocka_unit_test(config_get_takes_globs_and_hides_secrets),
         cmocka_unit_test_setup_teardown(file_then_options, make_place, remove_place),
         cmocka_unit_test_setup_teardown(bad_files_name_line_and_reason, make_place, remove_place),
+        cmocka_unit_test(members_add_up),
+        cmocka_unit_test(bad_members_are_refused),
+        cmocka_unit_test(settings_of_a_group_agree),
         cmocka_unit_test(the_sample_says_the_defaults),
         cmocka_unit_test_setup_teardown(reload_takes_over_what_can_change, make_place, remove_place),
     };
