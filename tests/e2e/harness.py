@@ -97,10 +97,12 @@ class Process:
         self.paused = False
         self.end_expected = False
 
+    prefix = ()  # words before each command: what puts it into a namespace
+
     def spawn(self, command, env=None):
         assert not self.alive()
         with open(self.output, "ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen([*self.prefix, *command], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                             cwd=self.dir, env=env)
         self.paused = self.end_expected = False
 
@@ -446,8 +448,16 @@ class Rig:
     def relay(self, target):
         return self._add(Relay(target))
 
+    def group(self, *args, **options):
+        """See group.py."""
+        from group import Group  # it builds on this module
+        g = self._add(Group(self._place("group"), *args, **{**options, "start": False}))
+        if options.get("start", True):
+            g.start()
+        return g
+
     def holdfasts(self):
-        return [t for t in self.things if isinstance(t, Holdfast)]
+        return [t for t in self.things if isinstance(t, Holdfast)] + [h for t in self.things if hasattr(t, "holdfasts") for h in t.holdfasts()]
 
     def trouble(self):
         """Asked before close(): afterwards everything has ended."""

@@ -1,6 +1,6 @@
 """A small RESP2/RESP3 client on a raw socket, for tests: nothing is retried, hidden or guessed.
 
-    with Client(address) as c:            address: a port number, (host, port), or the path of a Unix socket
+    with Client(address) as c:            address: a port, (host, port), a Unix socket's path, or what can connect()
         c("SET", "k", "v")                b"OK"; an error reply raises RespError
         c.ask("GET", "k")                 the reply as it is: an error comes back as a RespError value
         c.send("GET", "a"); c.read()      pipelining by hand
@@ -54,6 +54,8 @@ def encode(*args):
 
 
 def connect(address, timeout):
+    if hasattr(address, "connect"):
+        return address.connect(timeout)
     if isinstance(address, str):
         s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         s.settimeout(timeout)

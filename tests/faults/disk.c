@@ -5,10 +5,11 @@
  *
  *     (missing or empty)   as always
  *     slow N               each write and sync takes N ms longer
+ *     slow-sync N          only syncs, and the O_DSYNC writes that are LMDB's commit point, take N ms longer
  *     stall                block until the file says something else
- *     enospc               a full disk: what would make a file longer fails with ENOSPC, what is allocated can be
- * written eio                  each write and sync fails with EIO eio-sync             only syncs fail, and the
- * O_DSYNC writes that are LMDB's commit point
+ *     enospc               a full disk: what would make a file longer fails, what is allocated can be written
+ *     eio                  each write and sync fails with EIO
+ *     eio-sync             only syncs fail, and the O_DSYNC writes that are LMDB's commit point
  *
  * HOLDFAST_DISK_UNDER names the directories (a:b:c) whose files, at any depth, are meant; descriptors elsewhere,
  * sockets and pipes are left alone. LMDB commits by fdatasync and then by a pwrite to a descriptor opened with
@@ -27,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum fault { FAULT_NONE, FAULT_STALL, FAULT_ENOSPC, FAULT_EIO, FAULT_EIO_SYNC, FAULT_SLOW };
+enum fault { FAULT_NONE, FAULT_STALL, FAULT_ENOSPC, FAULT_EIO, FAULT_EIO_SYNC, FAULT_SLOW, FAULT_SLOW_SYNC };
 enum call { CALL_WRITE, CALL_SYNC, CALL_ALLOCATE };
 enum { CONTROL_BYTES_MAX = 64, PATH_BYTES_MAX = 4096, POLL_MS = 5 };
 
@@ -69,6 +70,10 @@ static enum fault fault_now(long *slow_ms)
         return FAULT_EIO_SYNC;
     if (strncmp(text, "eio", 3) == 0)
         return FAULT_EIO;
+    if (strncmp(text, "slow-sync ", 10) == 0) {
+        *slow_ms = strtol(text + 10, NULL, 10);
+        return FAULT_SLOW_SYNC;
+    }
     if (strncmp(text, "slow ", 5) == 0) {
         *slow_ms = strtol(text + 5, NULL, 10);
         return FAULT_SLOW;
@@ -112,6 +117,11 @@ static bool grows(int fd, off_t end)
     return fstat(fd, &st) == 0 && end > st.st_size;
 }
 
+static bool syncs(int fd, enum call call)
+{
+    return call == CALL_SYNC || (call == CALL_WRITE && (fcntl(fd, F_GETFL) & O_DSYNC));
+}
+
 /* 0, or the errno to fail with. end: where a write ends in the file. */
 static int disk(int fd, enum call call, off_t end)
 {
@@ -124,13 +134,13 @@ static int disk(int fd, enum call call, off_t end)
             sleep_ms(POLL_MS);
             fault = fault_now(&slow_ms);
         }
-        if (fault == FAULT_SLOW && call != CALL_ALLOCATE)
+        if ((fault == FAULT_SLOW && call != CALL_ALLOCATE) || (fault == FAULT_SLOW_SYNC && syncs(fd, call)))
             sleep_ms(slow_ms);
         if (fault == FAULT_ENOSPC && (call == CALL_ALLOCATE || (call == CALL_WRITE && grows(fd, end))))
             error = ENOSPC;
         if (fault == FAULT_EIO)
             error = EIO;
-        if (fault == FAULT_EIO_SYNC && (call == CALL_SYNC || (call == CALL_WRITE && (fcntl(fd, F_GETFL) & O_DSYNC))))
+        if (fault == FAULT_EIO_SYNC && syncs(fd, call))
             error = EIO;
     }
     errno = saved;
