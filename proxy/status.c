@@ -4,6 +4,7 @@
  *                 ├─▶ /status    "<field>": <value>
  *                 └─▶ /metrics   holdfast_<metric> in base units, with HELP and TYPE
  *
+ * The group's members have rows of their own in status_members.c.
  * A new figure = a field in status.h, a row here, a line in the table of README.md ("Operations"); `make check` names
  * what is missing. INFO and JSON keep the field's own unit, which is in its name; metrics have seconds and bytes, as
  * Prometheus asks. */
@@ -17,6 +18,7 @@
 
 #include "log/base/buf.h"
 #include "log/base/diag.h"
+#include "proxy/status_internal.h"
 
 #ifndef HOLDFAST_BUILD
 #define HOLDFAST_BUILD "unknown"
@@ -28,6 +30,7 @@ enum figure_kind {
     FIGURE_BOOL,      /* bool; 0 or 1 */
     FIGURE_RATIO,     /* double */
     FIGURE_STATE,     /* const char *, one of states[]; a metric with a label per state */
+    FIGURE_ROLE,      /* char[], likewise of roles[] */
     FIGURE_MODE,      /* enum durability; likewise */
     FIGURE_TEXT,      /* char[]; no metric of its own */
     FIGURE_HISTOGRAM, /* struct histogram, microseconds; a metric in seconds */
@@ -41,9 +44,11 @@ struct figure {
     const char *help;
 };
 
-static const char *const states[] = {"starting",   "connecting", "adopting", "bridging",
-                                     "rebuilding", "probing",    "serving",  "draining"};
-enum { STATE_COUNT = sizeof states / sizeof *states };
+static const char *const states[] = {"starting",  "connecting", "adopting", "bridging", "rebuilding",
+                                     "probing",   "serving",    "waiting",  "feeding",  "fed",
+                                     "promoting", "log-only",   "draining"};
+static const char *const roles[] = {"leader", "follower", "detached", "none"};
+enum { STATE_COUNT = sizeof states / sizeof *states, ROLE_COUNT = sizeof roles / sizeof *roles };
 
 #define ROW(field, kind, type, metric, help)                                                                         \
     {                                                                                                                \
@@ -53,6 +58,20 @@ enum { STATE_COUNT = sizeof states / sizeof *states };
 static const struct figure figures[] = {
     ROW(state, STATE, "gauge", "state", "1 for the state the node is in."),
     ROW(ready, BOOL, "gauge", "ready", "1 if the node serves and accepts writes."),
+    ROW(node, TEXT, NULL, NULL, NULL),
+    ROW(zone, TEXT, NULL, NULL, NULL),
+    ROW(cluster, TEXT, NULL, NULL, NULL),
+    ROW(role, ROLE, "gauge", "role", "1 for the part that the node plays in its group."),
+    ROW(leader, TEXT, NULL, NULL, NULL),
+    ROW(single_zone, BOOL, "gauge", "single_zone", "1 if the loss of one zone can stop or rob the group."),
+    ROW(detached, BOOL, "gauge", "detached", "1 while an async leader goes on without its quorum."),
+    ROW(elections, COUNT, "counter", "elections_total", "Leaderships that began here."),
+    ROW(lease_ms_left, MS, "gauge", "lease_left_seconds", "How long the leader may still answer reads."),
+    ROW(dropped_writes, COUNT, "counter", "dropped_writes_total", "Async writes given up because another node led."),
+    ROW(fed_index, COUNT, "gauge", "fed_index", "The follower's Valkey has executed the log up to here."),
+    ROW(feeds_full, COUNT, "counter", "feeds_full_total", "Times the follower's Valkey was loaded anew."),
+    ROW(feeds_partial, COUNT, "counter", "feeds_partial_total", "Times the follower's Valkey went on where it was."),
+    ROW(members_busy, TEXT, NULL, NULL, NULL),
     ROW(mode, MODE, "gauge", "durability_mode", "1 for the server-wide durability mode."),
     ROW(lag_ms, MS, "gauge", "lag_seconds", "Age of the oldest write that is accepted and not durable."),
     ROW(lag_max_ms, MS, "gauge", "lag_max_seconds", "durability-lag-max: writes are refused beyond it."),
@@ -98,6 +117,7 @@ static const struct figure figures[] = {
     ROW(forward_us, HISTOGRAM, "histogram", "forward_seconds", "From a write's forwarding to Valkey's reply."),
     ROW(release_us, HISTOGRAM, "histogram", "release_seconds",
         "From a sync write's acceptance to the release of its reply."),
+    ROW(relays, COUNT, "gauge", "relays", "Clients connected that are relayed to the leader."),
     ROW(sessions, COUNT, "gauge", "connected_sessions", "Clients connected."),
     ROW(sessions_total, COUNT, "counter", "sessions_total", "Clients accepted since the start."),
     ROW(sessions_rejected, COUNT, "counter", "sessions_rejected_total", "Clients refused because of maxclients."),
@@ -135,6 +155,8 @@ static const char *figure_text(const struct figure *f, const struct status *s)
     switch (f->kind) {
     case FIGURE_STATE:
         return s->state != NULL ? s->state : "starting";
+    case FIGURE_ROLE:
+        return s->role[0] != '\0' ? s->role : "none";
     case FIGURE_MODE:
         return durability_name(s->mode);
     default:
@@ -146,7 +168,7 @@ static const char *figure_text(const struct figure *f, const struct status *s)
 /* ---------------------------------------------------------------- INFO */
 
 /* INFO's lines end at CRLF: text from elsewhere must not bring its own. */
-static void append_one_line(struct buf *out, const char *text)
+void append_one_line(struct buf *out, const char *text)
 {
     for (; *text != '\0'; text++)
         buf_append(out, (unsigned char)*text < ' ' ? " " : text, 1);
@@ -171,6 +193,7 @@ void status_info_section(const struct status *s, struct buf *out)
             buf_printf(out, "%.4f", figure_ratio(f, s));
             break;
         case FIGURE_STATE:
+        case FIGURE_ROLE:
         case FIGURE_MODE:
         case FIGURE_TEXT:
             append_one_line(out, figure_text(f, s));
@@ -184,11 +207,12 @@ void status_info_section(const struct status *s, struct buf *out)
         }
         buf_text(out, "\r\n");
     }
+    members_info(s, out);
 }
 
 /* ---------------------------------------------------------------- Prometheus */
 
-static void append_label(struct buf *out, const char *name, const char *value)
+void append_label(struct buf *out, const char *name, const char *value)
 {
     buf_printf(out, "%s=\"", name);
     for (; *value != '\0'; value++) {
@@ -199,7 +223,7 @@ static void append_label(struct buf *out, const char *name, const char *value)
     buf_append(out, "\"", 1);
 }
 
-static void append_head(struct buf *out, const char *metric, const char *type, const char *help)
+void append_head(struct buf *out, const char *metric, const char *type, const char *help)
 {
     buf_printf(out, "# HELP holdfast_%s %s\n# TYPE holdfast_%s %s\n", metric, help, metric, type);
 }
@@ -245,6 +269,10 @@ static void append_metric(struct buf *out, const struct figure *f, const struct 
         for (size_t i = 0; i < STATE_COUNT; i++)
             append_choice(out, f->metric, "state", states[i], strcmp(states[i], figure_text(f, s)) == 0);
         break;
+    case FIGURE_ROLE:
+        for (size_t i = 0; i < ROLE_COUNT; i++)
+            append_choice(out, f->metric, "role", roles[i], strcmp(roles[i], figure_text(f, s)) == 0);
+        break;
     case FIGURE_MODE:
         for (int mode = DURABILITY_OFF; mode <= DURABILITY_SYNC; mode++)
             append_choice(out, f->metric, "mode", durability_name((enum durability)mode),
@@ -275,15 +303,30 @@ void status_metrics(const struct status *s, struct buf *out)
     for (size_t i = 0; i < FIGURE_ROWS; i++)
         if (figures[i].type != NULL)
             append_metric(out, &figures[i], s);
+    members_metrics(s, out);
 }
 
 /* ---------------------------------------------------------------- JSON */
 
-static json_t *json_text(const char *text)
+json_t *json_text(const char *text)
 {
     json_t *value = json_string(text);
 
     return value != NULL ? value : json_string("(not UTF-8)");
+}
+
+void append_json(struct buf *out, json_t *root)
+{
+    char *text = json_dumps(root, JSON_INDENT(2));
+
+    json_decref(root);
+    if (text == NULL) {
+        out->failed = true;
+        return;
+    }
+    buf_text(out, text);
+    buf_text(out, "\n");
+    free(text);
 }
 
 static json_t *json_figure(const struct figure *f, const struct status *s)
@@ -305,6 +348,7 @@ static json_t *json_figure(const struct figure *f, const struct status *s)
                          (json_int_t)histogram_quantile_us(h, 0.99), "p99.9",
                          (json_int_t)histogram_quantile_us(h, 0.999));
     case FIGURE_STATE:
+    case FIGURE_ROLE:
     case FIGURE_MODE:
     case FIGURE_TEXT:
         break;
@@ -320,22 +364,13 @@ static void add_setting(void *arg, const char *name, const char *value)
 void status_json(const struct status *s, const struct config *c, struct buf *out)
 {
     json_t *root = json_object(), *settings = json_object();
-    char *text;
 
     (void)json_object_set_new(root, "version", json_string(HOLDFAST_VERSION));
     (void)json_object_set_new(root, "build", json_text(HOLDFAST_BUILD));
-    (void)json_object_set_new(root, "node", json_text(c->node));
     for (size_t i = 0; i < FIGURE_ROWS; i++)
         (void)json_object_set_new(root, figures[i].key, json_figure(&figures[i], s));
+    (void)json_object_set_new(root, "members", members_json(s));
     config_get(c, "*", add_setting, settings);
     (void)json_object_set_new(root, "settings", settings);
-    text = json_dumps(root, JSON_INDENT(2));
-    json_decref(root);
-    if (text == NULL) {
-        out->failed = true;
-        return;
-    }
-    buf_text(out, text);
-    buf_text(out, "\n");
-    free(text);
+    append_json(out, root);
 }

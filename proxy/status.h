@@ -13,11 +13,38 @@
 
 struct buf;
 
+/* A member of the group, as this node knows it. The rows are in status_members.c. */
+enum { STATUS_MEMBERS_MAX = 9, STATUS_NAME_BYTES_MAX = 65, STATUS_ADDRESS_BYTES_MAX = 160 };
+struct status_member {
+    char name[STATUS_NAME_BYTES_MAX], zone[STATUS_NAME_BYTES_MAX], address[STATUS_ADDRESS_BYTES_MAX];
+    const char *role; /* "voter" "standby" "log-only" */
+    bool self, leader;
+    bool connected;        /* there is a link to it; of the node itself: true */
+    uint64_t match_index;  /* what it holds of the log; known to the leader, else 0 */
+    uint64_t heard_ms_ago; /* UINT64_MAX: never */
+    uint64_t snapshot_index, fed_index;
+    int64_t clock_skew_ms; /* its wall clock less ours */
+};
+
 struct status {
     /* core */
     const char *state; /* node state: "starting" "connecting" "adopting" "bridging" "rebuilding" "probing" "serving"
-                          "draining" */
-    bool ready;        /* serving, and writes are accepted */
+                          "waiting" "feeding" "fed" "promoting" "log-only" "draining" */
+    bool ready;        /* serving, and writes are accepted; or following, and relaying to a leader */
+    /* the group */
+    char node[STATUS_NAME_BYTES_MAX], zone[STATUS_NAME_BYTES_MAX], cluster[STATUS_NAME_BYTES_MAX];
+    char role[16]; /* "leader", "follower"; "detached": led, lost its quorum, goes on; "none": no leader is known */
+    char leader[STATUS_NAME_BYTES_MAX]; /* its name; "" = not known */
+    bool single_zone;                   /* the loss of one zone can stop the group, or lose what it acknowledged */
+    bool detached;
+    uint64_t elections;      /* leaderships that began here */
+    uint64_t lease_ms_left;  /* leader of a group: how long reads may go on without another answer of the quorum */
+    uint64_t dropped_writes; /* async writes given up because another node was elected meanwhile */
+    uint64_t fed_index;      /* our Valkey, as a follower, has executed the log up to here; 0 = not fed */
+    uint64_t feeds_full, feeds_partial;
+    char members_busy[128]; /* the change of membership under way, in words; "" = none */
+    struct status_member members[STATUS_MEMBERS_MAX];
+    size_t member_count;
     enum durability mode; /* server-wide */
     uint64_t lag_ms;      /* age of the oldest write accepted and not durable */
     uint64_t lag_max_ms;
@@ -43,6 +70,7 @@ struct status {
     struct histogram commit_us, forward_us,
         release_us; /* intent accepted->committed; forwarded->replied; accepted->released */
     /* worker */
+    uint64_t relays; /* clients that are relayed to the leader */
     uint64_t sessions, sessions_total, sessions_rejected, pinned, lanes, commands, net_in_bytes, net_out_bytes;
     uint64_t start_unix_ms;
 };
@@ -50,5 +78,6 @@ struct status {
 void status_info_section(const struct status *s, struct buf *out); /* "# Durability\r\nkey:value\r\n..." */
 void status_metrics(const struct status *s, struct buf *out);      /* Prometheus text format, holdfast_ prefix */
 void status_json(const struct status *s, const struct config *c, struct buf *out); /* one object */
+void status_members_json(const struct status *s, struct buf *out);                 /* one object: the group alone */
 
 #endif

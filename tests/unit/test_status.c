@@ -65,6 +65,20 @@ static void example(struct status *s)
     s->rebuild_progress = 0.25;
     (void)snprintf(s->log_stalled_why, sizeof s->log_stalled_why, "disk\r\nfull \"x\"");
     (void)snprintf(s->valkey_version, sizeof s->valkey_version, "8.0.1\"\\\n");
+    (void)snprintf(s->node, sizeof s->node, "a");
+    (void)snprintf(s->leader, sizeof s->leader, "b");
+    (void)snprintf(s->role, sizeof s->role, "follower");
+    s->member_count = 2;
+    s->members[0] = (struct status_member){
+        .name = "a", .zone = "az-1", .address = "h:1", .role = "voter", .self = true, .connected = true};
+    s->members[1] = (struct status_member){.name = "b",
+                                           .zone = "az-2",
+                                           .address = "h:2",
+                                           .role = "log-only",
+                                           .leader = true,
+                                           .match_index = 17,
+                                           .heard_ms_ago = UINT64_MAX,
+                                           .clock_skew_ms = -1050};
     histogram_add(&s->commit_us, 100);
     histogram_add(&s->commit_us, 100000000);
 }
@@ -93,6 +107,11 @@ static void info_section(void **state)
     has(&out, "\r\nholdfast_rebuild_progress:0.2500\r\n");
     has(&out, "\r\nholdfast_commit_us:count=2,sum=100000100,p50=128,p99=18446744073709551615,p99.9="
               "18446744073709551615\r\n");
+    has(&out, "\r\nholdfast_role:follower\r\n");
+    has(&out, "\r\nholdfast_member0:name=a,zone=az-1,address=h:1,role=voter,state=self,leader=0,match_index=0,"
+              "heard_ms_ago=0,snapshot_index=0,fed_index=0,clock_skew_ms=0\r\n");
+    has(&out, "\r\nholdfast_member1:name=b,zone=az-2,address=h:2,role=log-only,state=down,leader=1,match_index=17,"
+              "heard_ms_ago=-1,snapshot_index=0,fed_index=0,clock_skew_ms=-1050\r\n");
     buf_free(&out);
 }
 
@@ -148,8 +167,31 @@ static void metrics_page(void **state)
         "\nholdfast_commit_seconds_bucket{le=\"6.4e-05\"} 0\nholdfast_commit_seconds_bucket{le=\"0.000128\"} 1\n");
     has(&out, "\nholdfast_commit_seconds_bucket{le=\"33.554432\"} 1\nholdfast_commit_seconds_bucket{le=\"+Inf\"} 2\n"
               "holdfast_commit_seconds_sum 100.000100\nholdfast_commit_seconds_count 2\n");
+    has(&out, "\nholdfast_role{role=\"follower\"} 1\n");
+    has(&out, "\nholdfast_role{role=\"leader\"} 0\n");
+    has(&out, "# TYPE holdfast_peer_up gauge\nholdfast_peer_up{peer=\"b\",zone=\"az-2\"} 0\n");
+    has(&out, "\nholdfast_peer_match_index{peer=\"b\",zone=\"az-2\"} 17\n");
+    has(&out, "\nholdfast_peer_clock_skew_seconds{peer=\"b\",zone=\"az-2\"} -1.050\n");
+    assert_null(strstr(buf_head(&out), "holdfast_peer_heard_seconds{")); /* never heard */
+    assert_null(strstr(buf_head(&out), "peer=\"a\""));                   /* itself */
     check_exposition(buf_head(&out));
     buf_free(&out);
+}
+
+static void check_members(const json_t *members)
+{
+    const json_t *b = json_array_get(members, 1);
+
+    assert_int_equal(json_array_size(members), 2);
+    assert_string_equal(json_string_value(json_object_get(b, "name")), "b");
+    assert_string_equal(json_string_value(json_object_get(b, "role")), "log-only");
+    assert_string_equal(json_string_value(json_object_get(b, "state")), "down");
+    assert_true(json_is_false(json_object_get(b, "self")));
+    assert_true(json_is_true(json_object_get(b, "leader")));
+    assert_true(json_is_false(json_object_get(b, "connected")));
+    assert_int_equal(json_integer_value(json_object_get(b, "match_index")), 17);
+    assert_true(json_is_null(json_object_get(b, "heard_ms_ago")));
+    assert_int_equal(json_integer_value(json_object_get(b, "clock_skew_ms")), -1050);
 }
 
 static void json_page(void **state)
@@ -176,7 +218,14 @@ static void json_page(void **state)
     assert_string_equal(json_string_value(json_object_get(json_object_get(root, "settings"), "valkey-password")), "");
     assert_string_equal(json_string_value(json_object_get(json_object_get(root, "settings"), "logfile")),
                         "(not UTF-8)");
-    assert_string_equal(json_string_value(json_object_get(root, "node")), "node-1");
+    assert_string_equal(json_string_value(json_object_get(root, "node")), "a");
+    check_members(json_object_get(root, "members"));
+    json_decref(root);
+    buf_clear(&out);
+    status_members_json(&s, &out);
+    root = json_loadb(buf_head(&out), out.len, 0, &error);
+    assert_string_equal(json_string_value(json_object_get(root, "leader")), "b");
+    check_members(json_object_get(root, "members"));
     json_decref(root);
     buf_free(&out);
 }
