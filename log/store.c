@@ -1,336 +1,291 @@
-/* The file <dir>/log/data.mdb, an LMDB environment:
+/* The file <dir>/log/data.mdb, an LMDB environment; and how its entries change.
  *
- *     database "entries"   index (native size_t, MDB_INTEGERKEY) -> one entry of record.h; appended in order, no gaps
- *     database "meta"      identity -> u32 format | 16 bytes cluster id | node name
- *                          term     -> u64, one more at each open
- *                          base     -> u64 first index kept | 16 bytes running hash before it
- *                          snapshot -> u64 serial | u64 hash64 of its sidecar
+ *     database "entries"   index (native size_t, MDB_INTEGERKEY) -> one entry of record.h; in order, no gaps
+ *     database "meta"      small values, by name: store_meta.c
  *
  * Invariants:
- *   1. The keys of "entries" are base .. last, all of them; the running hashes chain from base's to the newest.
- *   2. An append is one transaction; a piece of a truncation, with the base that follows from it, is another.
+ *   1. The keys of "entries" are begin.first .. last, all of them; the running hashes chain from begin's to the
+ *      newest.
+ *   2. Each change is one transaction, with all that follows from it: term and vote, a cut and what comes in place of
+ *      what was cut; a whole log that replaces ours, with its snapshot; a piece of a truncation, with the new begin.
  *   3. A transaction counts only when mdb_txn_commit() has returned 0: data by fdatasync, the meta page by O_DSYNC.
+ *      `state` and its like change only then, so a call that failed may be made again.
+ *   4. What the base covers is committed: it is never cut.
  *
- * Room. LMDB reports a write cut short by a full disk as EIO, and EIO must be final here. So the file's blocks are
- * allocated before LMDB may use them, and LMDB's map ends where they end, less a reserve:
+ *     begin.first                      base.index                    last
+ *     |──── kept for who lags ─────────|──────── may be cut ─────────|
+ *     └ goes by store_truncate_to()    └ moves with it                └ store_write()
  *
- *     |---- used ----|---- free ----|--- reserve ---|
- *     0                          map_bytes    allocated_bytes
- *
- * An append that meets the end of the map (MDB_MAP_FULL, raised before anything is written) has the file grown, if
- * the disk lets it; if not the log is full. A truncation may move the map's end into the reserve: it is copy-on-write
- * and must work just when nothing else does. Growing moves the map, so it excludes the reader by a lock.
- *
- * Blocks just allocated are written once, with zeros, before LMDB comes to them (store_fill): only behind the last
- * page that any transaction has used, on the thread that alone writes transactions, and between two of them.
- *
- * Where the file system cannot allocate ahead (EOPNOTSUPP), or copies on write itself, a full disk may end the
- * process. */
+ * Example: a follower holds 1..9 and its base is at 4. The new leader's log differs from 8 on: store_write({cut_from
+ * 8, records 8, 9, 10}). Killed at any moment, the log is 1..9 as before, or 1..10 as the leader has it. */
 #include "log/store.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "log/base/diag.h"
 #include "log/store_internal.h"
 
-enum {
-    GROW_BYTES_MAX = 64 * 1024 * 1024,
-    SLACK_BYTES = 1024 * 1024,           /* of a transaction beside its entry: copied branches, free list */
-    HEADROOM_BYTES = 1024 * 1024 * 1024, /* of the map over 2 * size_max: holes between entries of other sizes */
-    NODE_BYTES = 26,                     /* LMDB's share of an entry: page pointer, node header, key */
-    INLINE_BYTES_MAX = 2000,             /* larger values have pages of their own */
-    PAGE_HEADER_BYTES = 16,
-    FILL_AHEAD_BYTES = 1024 * 1024,
-    FILL_PIECE_BYTES = 512 * 1024,
-    TRUNCATE_ENTRIES_MAX = 1024,
-    TRUNCATE_BYTES_MAX = 16 * 1024 * 1024
-};
-
-/* EFBIG: the limit on file sizes (RLIMIT_FSIZE), with SIGXFSZ ignored. */
-bool store_is_full(int rc)
-{
-    return rc == MDB_MAP_FULL || rc == ENOSPC || rc == EDQUOT || rc == EFBIG;
-}
-
-static enum store_result trouble(int rc, const char *what, char *why)
-{
-    (void)snprintf(why, STORE_WHY_BYTES, "%s: %s", what, mdb_strerror(rc));
-    return store_is_full(rc) ? STORE_FULL : STORE_BROKEN;
-}
-
-uint64_t store_cost(const struct store *s, size_t n)
-{
-    if (n <= INLINE_BYTES_MAX)
-        return n + NODE_BYTES;
-    return (PAGE_HEADER_BYTES + n + s->page_bytes - 1) / s->page_bytes * s->page_bytes + NODE_BYTES;
-}
-
-/* ---- room ---- */
-
-int store_allocate(struct store *s, uint64_t bytes)
-{
-    if (bytes <= s->allocated_bytes)
-        return 0;
-    if (fallocate(s->fd, 0, (off_t)s->allocated_bytes, (off_t)(bytes - s->allocated_bytes)) != 0 &&
-        errno != EOPNOTSUPP)
-        return errno;
-    s->allocated_bytes = bytes;
-    return 0;
-}
-
-static int move_map(struct store *s, uint64_t map_bytes)
-{
-    MDB_envinfo info;
-    int rc;
-
-    (void)pthread_rwlock_wrlock(&s->map_lock);
-    rc = mdb_env_set_mapsize(s->env, (size_t)map_bytes); /* never below the last used page */
-    (void)pthread_rwlock_unlock(&s->map_lock);
-    if (rc == 0)
-        rc = mdb_env_info(s->env, &info);
-    if (rc == 0)
-        s->map_bytes = info.me_mapsize;
-    return rc;
-}
-
-static uint64_t round_up(const struct store *s, uint64_t bytes)
-{
-    return (bytes + s->page_bytes - 1) / s->page_bytes * s->page_bytes;
-}
-
-/* Room for at least `need` more bytes; 0, an errno of the full kind, or any other error. */
-static int grow(struct store *s, uint64_t need)
-{
-    uint64_t least = round_up(s, need + SLACK_BYTES);
-    uint64_t step = s->map_bytes < GROW_BYTES_MAX ? s->map_bytes : GROW_BYTES_MAX;
-    int rc;
-
-    if (s->map_bytes + least > 2 * s->size_max_bytes + HEADROOM_BYTES)
-        return MDB_MAP_FULL;
-    if (step < least)
-        step = least;
-    rc = store_allocate(s, s->map_bytes + step + STORE_RESERVE_BYTES);
-    if (rc != 0 && store_is_full(rc) && step > least) {
-        step = least;
-        rc = store_allocate(s, s->map_bytes + step + STORE_RESERVE_BYTES);
-    }
-    return rc != 0 ? rc : move_map(s, s->map_bytes + step);
-}
-
-static int grow_into_reserve(struct store *s)
-{
-    return s->map_bytes < s->allocated_bytes ? move_map(s, s->allocated_bytes) : MDB_MAP_FULL;
-}
-
-/* Appends must not use the reserve up: what a truncation left of it is taken out of the map again. */
-static int restore_reserve(struct store *s)
-{
-    return move_map(s, s->allocated_bytes - STORE_RESERVE_BYTES);
-}
-
-/* Where LMDB has never written, from `used` on: no page there is part of any transaction. */
-static uint64_t fill_from(const struct store *s, uint64_t *used)
-{
-    MDB_envinfo info;
-
-    *used = UINT64_MAX;
-    if (s->filled_bytes == UINT64_MAX || mdb_env_info(s->env, &info) != 0)
-        return UINT64_MAX;
-    *used = (info.me_last_pgno + 1) * s->page_bytes;
-    return s->filled_bytes > *used ? s->filled_bytes : *used;
-}
-
-bool store_wants_fill(const struct store *s)
-{
-    uint64_t used, from = fill_from(s, &used);
-
-    return from != UINT64_MAX && from < used + FILL_AHEAD_BYTES / 2 && from < s->allocated_bytes;
-}
-
-void store_fill(struct store *s)
-{
-    uint64_t used, from = fill_from(s, &used), n;
-    void *zeros;
-
-    if (from == UINT64_MAX || from >= s->allocated_bytes)
-        return;
-    n = s->allocated_bytes - from < FILL_PIECE_BYTES ? s->allocated_bytes - from : FILL_PIECE_BYTES;
-    zeros = must_calloc(1, (size_t)n);
-    if (pwrite(s->fd, zeros, (size_t)n, (off_t)from) == (ssize_t)n) {
-        s->filled_bytes = from + n;
-        (void)sync_file_range(s->fd, (off_t)from, (off_t)n,
-                              SYNC_FILE_RANGE_WRITE); /* begin; a commit waits for the rest */
-    } else {
-        s->filled_bytes = UINT64_MAX;
-    }
-    free(zeros);
-}
-
-/* ---- meta ---- */
-
-int store_put_meta(struct store *s, MDB_txn *txn, const char *name, const struct buf *value)
-{
-    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, data = {value->len, buf_head(value)};
-
-    CHECK(!value->failed);
-    return mdb_put(txn, s->meta, &key, &data, 0);
-}
-
-int store_get_meta(struct store *s, MDB_txn *txn, const char *name, struct cursor *out)
-{
-    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, data;
-    int rc = mdb_get(txn, s->meta, &key, &data);
-
-    if (rc == 0)
-        *out = cursor_of(data.mv_data, data.mv_size);
-    return rc;
-}
-
-int store_put_base(struct store *s, MDB_txn *txn, uint64_t first, struct hash128 before)
-{
-    struct buf b = {0};
-    int rc;
-
-    buf_u64(&b, first);
-    buf_u64(&b, before.low);
-    buf_u64(&b, before.high);
-    rc = store_put_meta(s, txn, "base", &b);
-    buf_free(&b);
-    return rc;
-}
-
-int store_get_base(struct store *s, MDB_txn *txn, uint64_t *first, struct hash128 *before)
-{
-    struct cursor c;
-    int rc = store_get_meta(s, txn, "base", &c);
-
-    if (rc != 0)
-        return rc;
-    *first = cursor_u64(&c);
-    before->low = cursor_u64(&c);
-    before->high = cursor_u64(&c);
-    return c.bad || c.left > 0 ? MDB_CORRUPTED : 0;
-}
-
-/* ---- writing ---- */
+enum { TRUNCATE_ENTRIES_MAX = 1024, TRUNCATE_BYTES_MAX = 16 * 1024 * 1024 };
 
 struct store_state store_state(const struct store *s)
 {
     return s->state;
 }
 
-/* What a small transaction does; the context is its own. */
-typedef int work_fn(struct store *s, MDB_txn *txn, void *context);
-
-static int transact(struct store *s, work_fn *work, void *context)
+static enum store_result size_max_reached(const struct store *s, uint64_t bytes, char *why)
 {
-    MDB_txn *txn;
-    int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
+    (void)snprintf(why, STORE_WHY_BYTES, "log-size-max reached: %" PRIu64 " bytes are taken, %" PRIu64 " are wanted",
+                   s->state.bytes, bytes);
+    return STORE_FULL;
+}
 
-    if (rc != 0)
-        return rc;
-    rc = work(s, txn, context);
-    if (rc != 0) {
-        mdb_txn_abort(txn);
-        return rc;
+static uint64_t cost_of(const struct store *s, struct record *const *records, size_t count)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < count; i++)
+        bytes += store_cost(s, records[i]->bytes.len);
+    return bytes;
+}
+
+/* Records that do not follow one another, or not what is there, are a mistake of ours: peers' were checked before. */
+static void check_record(const struct record *r, uint64_t index, struct hash128 previous)
+{
+    struct entry_view e;
+
+    CHECK(r->index == index);
+    CHECK(entry_open(buf_head(&r->bytes), r->bytes.len, index, previous, &e) == ENTRY_OK);
+    CHECK(e.term == r->term);
+    CHECK(e.running.low == r->running.low && e.running.high == r->running.high);
+}
+
+static void check_records(struct record *const *records, size_t count, uint64_t index, struct hash128 previous)
+{
+    for (size_t i = 0; i < count; i++) {
+        check_record(records[i], index + i, previous);
+        previous = records[i]->running;
     }
-    return mdb_txn_commit(txn);
 }
 
-/* One that may use the reserve if there is no other room. */
-static int transact_in_reserve(struct store *s, work_fn *work, void *context)
+/* Behind the last entry; `after` is kept in step. */
+static int put_records(struct store *s, MDB_txn *txn, struct record *const *records, size_t count,
+                       struct store_state *after)
 {
-    int rc = transact(s, work, context);
+    int rc = 0;
 
-    while (rc == MDB_MAP_FULL && (rc = grow(s, 0)) == 0)
-        rc = transact(s, work, context);
-    if (store_is_full(rc) && (rc = grow_into_reserve(s)) == 0 && (rc = transact(s, work, context)) == 0)
-        rc = restore_reserve(s);
-    return rc;
-}
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        size_t number = after->last + 1;
+        MDB_val key = {sizeof number, &number}, data = {records[i]->bytes.len, buf_head(&records[i]->bytes)};
 
-static int append_work(struct store *s, MDB_txn *txn, void *context)
-{
-    const struct buf *batch = context;
-    size_t number = s->state.last + 1;
-    MDB_val key = {sizeof number, &number}, data = {batch->len, buf_head(batch)};
-
-    return mdb_put(txn, s->entries, &key, &data, MDB_APPEND | MDB_NOOVERWRITE);
-}
-
-static int base_work(struct store *s, MDB_txn *txn, void *context)
-{
-    const struct store_state *state = context;
-
-    return store_put_base(s, txn, state->first, state->before);
-}
-
-static int append(struct store *s, struct buf *batch, uint64_t bytes)
-{
-    int rc = transact(s, append_work, batch);
-
-    while (rc == MDB_MAP_FULL && (rc = grow(s, bytes)) == 0)
-        rc = transact(s, append_work, batch);
-    /* What transaction n frees is of use from n+2 on. If n was a truncation and nothing else fits, this is n+1. */
-    if (store_is_full(rc) && s->freed) {
-        rc = transact_in_reserve(s, base_work, &s->state);
-        if (rc == 0) {
-            s->freed = false;
-            rc = transact(s, append_work, batch);
-        }
+        CHECK(records[i]->index == number);
+        rc = mdb_put(txn, s->entries, &key, &data, MDB_APPEND | MDB_NOOVERWRITE);
+        after->last = number;
+        after->running = records[i]->running;
+        after->bytes += store_cost(s, data.mv_size);
     }
     return rc;
 }
 
-enum store_result store_append(struct store *s, struct buf *batch, char *why)
-{
-    uint64_t bytes = store_cost(s, batch->len);
-    struct hash128 running;
-    int rc;
+/* ---- write ---- */
 
-    if (s->state.bytes + bytes > s->size_max_bytes) {
-        (void)snprintf(why, STORE_WHY_BYTES,
-                       "log-size-max reached: %" PRIu64 " bytes are taken, %" PRIu64 " are wanted", s->state.bytes,
-                       bytes);
-        return STORE_FULL;
-    }
-    running = entry_seal(batch, s->state.last + 1, s->identity.term, s->state.running);
-    rc = append(s, batch, bytes);
-    if (rc != 0)
-        return trouble(rc, "cannot append to the log", why);
-    s->state.last++;
-    s->state.running = running;
-    s->state.bytes += bytes;
-    return STORE_OK;
-}
-
-struct truncation {
-    uint64_t index;
+struct writing {
+    const struct store_write *write;
+    uint64_t cut_bytes, cut_from; /* what the cut takes away; cut_from: last + 1 if nothing */
+    struct hash128 before;        /* running hash before cut_from */
     struct store_state after;
 };
 
-/* Removes a piece from the front, and keeps `after` in step. */
-static int remove_piece(struct store *s, MDB_cursor *at, uint64_t index, struct store_state *after)
+/* Removes the newest entries, down to cut_from. */
+static int cut_work(struct store *s, MDB_txn *txn, struct writing *w)
 {
+    MDB_val key, data;
+    MDB_cursor *at;
+    size_t number;
+    int rc = mdb_cursor_open(txn, s->entries, &at);
+
+    if (rc != 0)
+        return rc;
+    while (rc == 0 && w->after.last >= w->cut_from) {
+        if ((rc = mdb_cursor_get(at, &key, &data, MDB_LAST)) != 0)
+            break;
+        memcpy(&number, key.mv_data, sizeof number);
+        if (number != w->after.last) {
+            rc = MDB_CORRUPTED;
+            break;
+        }
+        w->after.bytes -= store_cost(s, data.mv_size);
+        w->after.last--;
+        rc = mdb_cursor_del(at, 0);
+    }
+    mdb_cursor_close(at);
+    w->after.running = w->before;
+    return rc;
+}
+
+static int write_work(struct store *s, MDB_txn *txn, void *context)
+{
+    struct writing *w = context;
+    int rc = 0;
+
+    w->after = s->state;
+    if (w->write->hard != NULL)
+        rc = store_put_hard(s, txn, w->write->hard);
+    if (rc == 0 && w->cut_from <= s->state.last)
+        rc = cut_work(s, txn, w);
+    return rc == 0 ? put_records(s, txn, w->write->records, w->write->count, &w->after) : rc;
+}
+
+/* What a cut will find: the hash before it, and how much goes. */
+static int cut_look(struct store *s, MDB_txn *txn, void *context)
+{
+    struct writing *w = context;
+    size_t number = w->cut_from - 1;
+    MDB_val key = {sizeof number, &number}, data;
+    MDB_cursor *at;
+    int rc = mdb_cursor_open(txn, s->entries, &at);
+
+    if (rc != 0)
+        return rc;
+    w->before = s->state.before;
+    if (w->cut_from > s->state.first) {
+        if (mdb_cursor_get(at, &key, &data, MDB_SET_KEY) != 0 ||
+            entry_running(data.mv_data, data.mv_size, &w->before) != ENTRY_OK)
+            rc = MDB_CORRUPTED;
+    }
+    if (rc == 0)
+        rc = mdb_cursor_get(at, &key, &data, w->cut_from > s->state.first ? MDB_NEXT : MDB_FIRST);
+    for (; rc == 0; rc = mdb_cursor_get(at, &key, &data, MDB_NEXT))
+        w->cut_bytes += store_cost(s, data.mv_size);
+    mdb_cursor_close(at);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+static void check_hard(const struct store_hard *from, const struct store_hard *to)
+{
+    CHECK(to->term >= from->term);
+    CHECK(to->term > from->term || from->vote == 0 || to->vote == from->vote); /* no second vote in one term */
+}
+
+static int run_write(struct store *s, struct writing *w, uint64_t bytes)
+{
+    int rc;
+
+    if (w->write->count > 0)
+        rc = store_transact_entries(s, bytes, write_work, w);
+    else
+        rc = store_transact_small(s, write_work, w);
+    if (rc != 0)
+        return rc;
+    if (w->write->hard != NULL)
+        s->hard = *w->write->hard;
+    s->freed = s->freed || w->cut_from <= s->state.last;
+    s->state = w->after;
+    return 0;
+}
+
+enum store_result store_write(struct store *s, const struct store_write *write, char *why)
+{
+    struct writing w = {.write = write, .cut_from = s->state.last + 1, .before = s->state.running};
+    uint64_t bytes = cost_of(s, write->records, write->count);
+    int rc = 0;
+
+    if (write->hard != NULL)
+        check_hard(&s->hard, write->hard);
+    if (write->cut_from != 0 && write->cut_from <= s->state.last) {
+        CHECK(write->cut_from > s->base.index && write->cut_from >= s->state.first);
+        w.cut_from = write->cut_from;
+        rc = store_look(s, cut_look, &w);
+    }
+    if (rc == 0) {
+        check_records(write->records, write->count, w.cut_from, w.before);
+        if (write->count > 0 && s->state.bytes - w.cut_bytes + bytes > s->size_max_bytes)
+            return size_max_reached(s, bytes, why);
+        rc = run_write(s, &w, bytes);
+    }
+    return rc == 0 ? STORE_OK : store_trouble(rc, "cannot write to the log", why);
+}
+
+/* ---- install ---- */
+
+struct installing {
+    const struct store_install *install;
+    struct store_state after;
+};
+
+static int install_work(struct store *s, MDB_txn *txn, void *context)
+{
+    struct installing *w = context;
+    const struct store_install *i = w->install;
+    int rc = mdb_drop(txn, s->entries, 0);
+
+    w->after = (struct store_state){
+        .first = i->first, .last = i->first - 1, .before = i->before, .running = i->before, .bytes = 0};
+    if (rc == 0)
+        rc = put_records(s, txn, i->records, i->count, &w->after);
+    if (rc == 0)
+        rc = store_put_begin(s, txn, &(struct store_begin){i->first, i->before, i->before_term});
+    if (rc == 0)
+        rc = store_put_base(s, txn, i->base);
+    return rc == 0 ? store_put_snapshot_record(s, txn, &i->snapshot) : rc;
+}
+
+enum store_result store_install(struct store *s, const struct store_install *i, char *why)
+{
+    struct installing w = {.install = i};
+    uint64_t bytes = cost_of(s, i->records, i->count);
+    int rc;
+
+    CHECK(i->first > 0 && i->base->index + 1 == i->first + i->count);
+    CHECK(i->base->index >= s->base.index);
+    CHECK(i->count == 0 || i->records[i->count - 1]->term == i->base->term);
+    check_records(i->records, i->count, i->first, i->before);
+    if (bytes > s->size_max_bytes)
+        return size_max_reached(s, bytes, why);
+    if (i->count > 0)
+        rc = store_transact_entries(s, bytes, install_work, &w);
+    else
+        rc = store_transact_small(s, install_work, &w);
+    if (rc != 0)
+        return store_trouble(rc, "cannot replace the log", why);
+    s->state = w.after;
+    s->before_term = i->before_term;
+    s->base = (struct store_point){i->base->index, i->base->term};
+    s->freed = true;
+    return STORE_OK;
+}
+
+/* ---- truncate ---- */
+
+struct truncation {
+    uint64_t index;
+    const struct store_base *base; /* NULL: unchanged */
+    struct store_state after;
+    uint64_t before_term;
+};
+
+/* Removes a piece from the front, and keeps `after` in step. */
+static int remove_piece(struct store *s, MDB_cursor *at, struct truncation *t)
+{
+    struct store_state *after = &t->after;
     uint64_t removed_bytes = 0;
+    struct entry_view e;
     MDB_val key, data;
     size_t number;
     int rc = 0;
 
-    for (int n = 0; n < TRUNCATE_ENTRIES_MAX && removed_bytes < TRUNCATE_BYTES_MAX && after->first < index; n++) {
+    for (int n = 0; n < TRUNCATE_ENTRIES_MAX && removed_bytes < TRUNCATE_BYTES_MAX && after->first < t->index; n++) {
         if ((rc = mdb_cursor_get(at, &key, &data, MDB_FIRST)) != 0)
             break;
         memcpy(&number, key.mv_data, sizeof number);
-        if (number != after->first || entry_running(data.mv_data, data.mv_size, &after->before) != ENTRY_OK) {
+        if (number != after->first || entry_stated(data.mv_data, data.mv_size, &e) != ENTRY_OK) {
             rc = MDB_CORRUPTED;
             break;
         }
         removed_bytes += store_cost(s, data.mv_size);
+        after->before = e.running;
+        t->before_term = e.term;
         after->first++;
         if ((rc = mdb_cursor_del(at, 0)) != 0)
             break;
@@ -348,145 +303,79 @@ static int truncate_work(struct store *s, MDB_txn *txn, void *context)
     if (rc != 0)
         return rc;
     t->after = s->state;
-    rc = remove_piece(s, at, t->index, &t->after);
+    t->before_term = s->before_term;
+    rc = remove_piece(s, at, t);
     mdb_cursor_close(at);
-    return rc != 0 ? rc : store_put_base(s, txn, t->after.first, t->after.before);
+    if (rc == 0 && t->base != NULL)
+        rc = store_put_base(s, txn, t->base);
+    return rc != 0 ? rc
+                   : store_put_begin(s, txn, &(struct store_begin){t->after.first, t->after.before, t->before_term});
 }
+
+static enum store_result remove_front(struct store *s, struct truncation *t, bool *more, char *why)
+{
+    int rc = store_transact_small(s, truncate_work, t);
+
+    if (rc != 0)
+        return store_trouble(rc, "cannot truncate the log", why);
+    s->freed = s->freed || t->after.first > s->state.first;
+    s->state = t->after;
+    s->before_term = t->before_term;
+    if (t->base != NULL)
+        s->base = (struct store_point){t->base->index, t->base->term};
+    *more = t->after.first < t->index;
+    return STORE_OK;
+}
+
+enum store_result store_truncate_to(struct store *s, uint64_t index, const struct store_base *base, bool *more,
+                                    char *why)
+{
+    struct truncation t = {.index = index};
+
+    CHECK(base->index >= s->base.index && base->index <= s->state.last);
+    CHECK(index <= base->index + 1);
+    *more = false;
+    if (base->index > s->base.index)
+        t.base = base;
+    if (index <= s->state.first && t.base == NULL)
+        return STORE_OK;
+    return remove_front(s, &t, more, why);
+}
+
+/* ---- a log of one node, until log.c uses the above ---- */
 
 enum store_result store_truncate(struct store *s, uint64_t index, bool *more, char *why)
 {
     struct truncation t = {.index = index};
-    int rc;
 
     CHECK(index <= s->state.last + 1);
     *more = false;
-    if (index <= s->state.first)
-        return STORE_OK;
-    rc = transact_in_reserve(s, truncate_work, &t);
+    return index <= s->state.first ? STORE_OK : remove_front(s, &t, more, why);
+}
+
+static int append_work(struct store *s, MDB_txn *txn, void *context)
+{
+    const struct buf *batch = context;
+    size_t number = s->state.last + 1;
+    MDB_val key = {sizeof number, &number}, data = {batch->len, buf_head(batch)};
+
+    return mdb_put(txn, s->entries, &key, &data, MDB_APPEND | MDB_NOOVERWRITE);
+}
+
+enum store_result store_append(struct store *s, struct buf *batch, char *why)
+{
+    uint64_t bytes = store_cost(s, batch->len);
+    struct hash128 running;
+    int rc;
+
+    if (s->state.bytes + bytes > s->size_max_bytes)
+        return size_max_reached(s, bytes, why);
+    running = entry_seal(batch, s->state.last + 1, s->identity.term, s->state.running);
+    rc = store_transact_entries(s, bytes, append_work, batch);
     if (rc != 0)
-        return trouble(rc, "cannot truncate the log", why);
-    s->state = t.after;
-    s->freed = true;
-    *more = t.after.first < index;
+        return store_trouble(rc, "cannot append to the log", why);
+    s->state.last++;
+    s->state.running = running;
+    s->state.bytes += bytes;
     return STORE_OK;
-}
-
-static int snapshot_work(struct store *s, MDB_txn *txn, void *context)
-{
-    const struct store_snapshot *snapshot = context;
-    struct buf b = {0};
-    int rc;
-
-    buf_u64(&b, snapshot->serial);
-    buf_u64(&b, snapshot->check);
-    rc = store_put_meta(s, txn, "snapshot", &b);
-    buf_free(&b);
-    return rc;
-}
-
-enum store_result store_put_snapshot(struct store *s, struct store_snapshot snapshot, char *why)
-{
-    int rc = transact_in_reserve(s, snapshot_work, &snapshot);
-
-    return rc == 0 ? STORE_OK : trouble(rc, "cannot record the snapshot", why);
-}
-
-/* ---- reading ---- */
-
-/* The running hash before entry `index`: what the entry before it states, or the base's. */
-static int running_before(struct store *s, MDB_txn *txn, uint64_t index, struct hash128 *out, char *why)
-{
-    size_t number = index - 1;
-    MDB_val key = {sizeof number, &number}, data;
-    uint64_t first;
-    int rc = store_get_base(s, txn, &first, out);
-
-    if (rc != 0 || first == index)
-        return rc;
-    if (index < first) {
-        (void)snprintf(why, STORE_WHY_BYTES, "log entry %" PRIu64 " is wanted, but the log begins at %" PRIu64, index,
-                       first);
-        return MDB_NOTFOUND;
-    }
-    rc = mdb_get(txn, s->entries, &key, &data);
-    if (rc == 0 && entry_running(data.mv_data, data.mv_size, out) != ENTRY_OK)
-        rc = MDB_CORRUPTED;
-    return rc;
-}
-
-static int read_entries(struct store *s, MDB_txn *txn, uint64_t *next, uint64_t last, size_t bytes_max,
-                        void (*each)(void *arg, const struct entry_view *e), void *arg, char *why)
-{
-    size_t number = *next, bytes = 0;
-    MDB_val key = {sizeof number, &number}, data;
-    MDB_cursor *at;
-    struct entry_view e;
-    enum entry_error error;
-    int rc = running_before(s, txn, *next, &e.running, why);
-
-    if (rc != 0 || (rc = mdb_cursor_open(txn, s->entries, &at)) != 0)
-        return rc;
-    rc = mdb_cursor_get(at, &key, &data, MDB_SET_KEY);
-    for (; rc == 0 && *next <= last && bytes < bytes_max; rc = mdb_cursor_get(at, &key, &data, MDB_NEXT)) {
-        error = entry_open(data.mv_data, data.mv_size, *next, e.running, &e);
-        if (error != ENTRY_OK) {
-            (void)snprintf(why, STORE_WHY_BYTES, "the log is damaged: entry %" PRIu64 ": %s", *next,
-                           entry_error_text(error));
-            rc = MDB_CORRUPTED;
-            break;
-        }
-        each(arg, &e);
-        bytes += data.mv_size;
-        ++*next;
-    }
-    mdb_cursor_close(at);
-    return rc == MDB_NOTFOUND && *next > last ? 0 : rc;
-}
-
-enum store_result store_read(struct store *s, uint64_t *next, uint64_t last, size_t bytes_max,
-                             void (*each)(void *arg, const struct entry_view *e), void *arg, char *why)
-{
-    MDB_txn *txn;
-    int rc;
-
-    if (*next > last)
-        return STORE_OK;
-    why[0] = '\0';
-    (void)pthread_rwlock_rdlock(&s->map_lock);
-    rc = mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn);
-    if (rc == 0) {
-        rc = read_entries(s, txn, next, last, bytes_max > 0 ? bytes_max : 1, each, arg, why);
-        mdb_txn_abort(txn);
-    }
-    (void)pthread_rwlock_unlock(&s->map_lock);
-    if (rc == 0)
-        return STORE_OK;
-    if (why[0] == '\0')
-        (void)trouble(rc, "cannot read the log", why);
-    return STORE_BROKEN;
-}
-
-enum store_result store_get_snapshot(struct store *s, struct store_snapshot *out, char *why)
-{
-    MDB_txn *txn;
-    struct cursor c;
-    int rc;
-
-    *out = (struct store_snapshot){0, 0};
-    (void)pthread_rwlock_rdlock(&s->map_lock);
-    rc = mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn);
-    if (rc == 0) {
-        rc = store_get_meta(s, txn, "snapshot", &c);
-        if (rc == 0) {
-            out->serial = cursor_u64(&c);
-            out->check = cursor_u64(&c);
-            rc = c.bad || c.left > 0 ? MDB_CORRUPTED : 0;
-        }
-        mdb_txn_abort(txn);
-    }
-    (void)pthread_rwlock_unlock(&s->map_lock);
-    if (rc == 0 || rc == MDB_NOTFOUND)
-        return STORE_OK;
-    (void)trouble(rc, "cannot read the snapshot's record", why);
-    return STORE_BROKEN;
 }

@@ -1,7 +1,7 @@
 /* The entries on disk: one LMDB environment with two databases. Knows nothing of threads' schedules or callbacks.
  *
- * Two threads may use a store at once, each with its own functions: one writes (append, truncate, put_snapshot), one
- * reads (store_read). store_open() and store_close() belong to whoever has it alone. */
+ * Two threads may use a store at once, each with its own functions: one writes, one reads. store_open() and
+ * store_close() belong to whoever has it alone. */
 #ifndef HF_STORE_H
 #define HF_STORE_H
 
@@ -16,7 +16,7 @@
 
 struct store;
 
-enum { STORE_CLUSTER_BYTES = 16, STORE_WHY_BYTES = 256 };
+enum { STORE_CLUSTER_BYTES = 16, STORE_WHY_BYTES = 256, STORE_NOTE_BYTES_MAX = 1024 };
 
 struct store_state {
     uint64_t first;         /* index of the oldest entry; last+1 if none */
@@ -40,22 +40,26 @@ struct store_snapshot {
 struct store_hard {
     uint64_t term, vote; /* vote: a member's id, 0 = none */
 };
-/* Where the log's beginning stands for Raft: everything up to index is committed, and the configuration as of it. */
+/* Where the log's beginning stands for Raft: everything up to index is committed, and the configuration as of it. It
+ * is not below the entry before the first one kept, and never moves back; what it covers is never cut. */
 struct store_base {
     uint64_t index, term; /* 0: the log begins at 1 */
     uint64_t change_index;
     struct buf change; /* the owner's */
 };
-/* One transaction of the writer. The log's order: cut, then records, which follow the last entry. */
+/* One transaction of the writer. The log's order: cut, then records, which follow the last entry. Term and vote are
+ * checked, too (CHECK): the term does not sink, and in one term a vote that was given stays. */
 struct store_write {
     const struct store_hard *hard;  /* NULL: unchanged */
-    uint64_t cut_from;              /* 0: nothing; else entries from here on go first */
+    uint64_t cut_from;              /* 0: nothing; else entries from here on, if there are any, go first */
     struct record *const *records;  /* sealed; index and chain are checked (CHECK) against what is there */
     size_t count;
 };
-/* A log that comes from another member with its snapshot: replaces everything, in one transaction. */
+/* A log that comes from another member with its snapshot: replaces all entries, the base and the snapshot, in one
+ * transaction. Term, vote, identity and notes stay. */
 struct store_install {
     uint64_t first;                /* of records; base.index + 1 if there are none */
+    uint64_t before_term;          /* of entry first - 1; 0 = not known */
     struct hash128 before;         /* running hash before it */
     struct record *const *records; /* first .. base->index */
     size_t count;
@@ -83,18 +87,21 @@ enum store_result store_walk(struct store *s,
                              void (*each)(void *arg, uint64_t index, uint64_t term, enum record_type type,
                                           const void *change, size_t change_bytes),
                              void *arg, char *why);
-/* The group's id: all zero until the group was begun; then put once, by the first writer that knows it. */
+/* The group's id: all zero until the group was begun; then put once (CHECK), by whoever has the store alone, or on the
+ * writing thread; store_identity() tells it from the next store_open() on. */
 enum store_result store_put_cluster(struct store *s, const char cluster[STORE_CLUSTER_BYTES], char *why);
 
 /* ---- the writing thread ---- */
 struct store_state store_state(const struct store *s);
-/* All of it or nothing, durable when it returns OK. A term or vote finds room in the reserve when nothing else does:
- * a write with only `hard` is FULL only if that is used up, too. */
+/* All of it or nothing, durable when it returns OK. What adds no entries finds room in the reserve when there is no
+ * other; so when a write with `hard` and records is FULL, `hard` alone may still be written, and should be. */
 enum store_result store_write(struct store *s, const struct store_write *w, char *why);
 enum store_result store_install(struct store *s, const struct store_install *i, char *why);
-/* As store_truncate(); the base is stored with the first piece. */
+/* Removes entries below `index`, a bounded piece of them in one transaction; *more says whether some are left. The
+ * base is stored with the first piece (also if nothing is to be removed); index <= base->index + 1. */
 enum store_result store_truncate_to(struct store *s, uint64_t index, const struct store_base *base, bool *more,
                                     char *why);
+/* n = 0 removes it; n <= STORE_NOTE_BYTES_MAX. */
 enum store_result store_put_note(struct store *s, const char *name, const void *bytes, size_t n, char *why);
 /* Seals the batch as the next entry (again, if it was sealed before) and commits it alone, durably. */
 enum store_result store_append(struct store *s, struct buf *batch, char *why);
@@ -108,12 +115,15 @@ enum store_result store_put_snapshot(struct store *s, struct store_snapshot snap
 enum store_result store_read(struct store *s, uint64_t *next, uint64_t last, size_t bytes_max,
                              void (*each)(void *arg, const struct entry_view *e), void *arg, char *why);
 /* Sealed bytes of entries from `from` on, none above `last`, at least one if there is one, until bytes_max is passed
- * or each() returns false; each is checked by its checksum. For followers that are far behind. */
+ * or each() returns false; each is checked by its checksum. For followers that are far behind. OK without a call if
+ * `from` is not there (any more). What the disk holds may still be there although it is to be cut: the caller asks
+ * for nothing that its tail has replaced. */
 enum store_result store_read_raw(struct store *s, uint64_t from, uint64_t last, size_t bytes_max,
                                  bool (*each)(void *arg, uint64_t index, const void *bytes, size_t n), void *arg,
                                  char *why);
 /* Term and running hash of an entry, also of the one before the first (from the base); false: neither is there. */
 bool store_at(struct store *s, uint64_t index, uint64_t *term, struct hash128 *running);
+/* At most `max` bytes of it; 0: there is none. */
 size_t store_get_note(struct store *s, const char *name, void *out, size_t max);
 enum store_result store_get_snapshot(struct store *s, struct store_snapshot *out, char *why);
 

@@ -1,4 +1,4 @@
-/* What store.c and store_open.c share; nobody else includes this. */
+/* What the store_*.c files share; nobody else includes this. */
 #ifndef HF_STORE_INTERNAL_H
 #define HF_STORE_INTERNAL_H
 
@@ -7,7 +7,19 @@
 
 #include "log/store.h"
 
-enum { STORE_FORMAT = 1, STORE_MAP_BYTES_MIN = 4 * 1024 * 1024, STORE_RESERVE_BYTES = 4 * 1024 * 1024 };
+enum { STORE_FORMAT = 2, STORE_MAP_BYTES_MIN = 4 * 1024 * 1024, STORE_RESERVE_BYTES = 4 * 1024 * 1024 };
+
+/* Where the log begins: entries below `first` are gone. */
+struct store_begin {
+    uint64_t first;
+    struct hash128 before; /* running hash before it */
+    uint64_t before_term;  /* of entry first - 1; 0 = there is none, or it is not known */
+};
+
+/* What of the base the writing thread has to know. */
+struct store_point {
+    uint64_t index, term;
+};
 
 struct store {
     MDB_env *env;
@@ -16,20 +28,46 @@ struct store {
     size_t page_bytes;
     uint64_t size_max_bytes, map_bytes, allocated_bytes;
     uint64_t filled_bytes; /* blocks below were written once (store_fill); UINT64_MAX: filling does not work here */
-    bool freed; /* a truncation has freed pages that the next transaction cannot use yet */
-    struct store_state state;
-    struct store_identity identity;
+    bool freed;            /* a transaction has freed pages that the next one cannot use yet */
     pthread_rwlock_t map_lock; /* read: while pages are looked at by the reading thread; write: while the map moves */
+    /* as of the last transaction; the writing thread's */
+    struct store_state state;
+    uint64_t before_term;
+    struct store_hard hard;
+    struct store_point base;
+    /* as of store_open(), then unchanged */
+    struct store_identity identity;
+    uint64_t member_id;
+    struct store_hard opened_hard;
+    struct store_base opened_base;
 };
 
 bool store_is_full(int rc); /* an LMDB code or errno that means: no room, nothing was written */
+enum store_result store_trouble(int rc, const char *what, char *why); /* rc in words, and as a result */
+
+/* ---- store_room.c: blocks, the map, transactions ---- */
 uint64_t store_cost(const struct store *s, size_t n); /* what an entry of n bytes takes */
 int store_allocate(struct store *s, uint64_t bytes);  /* the file's blocks, up to `bytes` */
 
-/* The meta database; LMDB codes. */
-int store_put_meta(struct store *s, MDB_txn *txn, const char *name, const struct buf *value);
-int store_get_meta(struct store *s, MDB_txn *txn, const char *name, struct cursor *out);
-int store_put_base(struct store *s, MDB_txn *txn, uint64_t first, struct hash128 before);
-int store_get_base(struct store *s, MDB_txn *txn, uint64_t *first, struct hash128 *before);
+/* What a transaction does; it may be called several times, each time for a new transaction. LMDB codes. */
+typedef int store_work(struct store *s, MDB_txn *txn, void *context);
+/* One that adds `bytes` of entries: the file grows if need be; never uses the reserve. */
+int store_transact_entries(struct store *s, uint64_t bytes, store_work *work, void *context);
+/* One that adds none: may use the reserve if there is no other room. */
+int store_transact_small(struct store *s, store_work *work, void *context);
+/* One that only looks, on any thread. */
+int store_look(struct store *s, store_work *work, void *context);
+
+/* ---- store_meta.c: the meta database; LMDB codes ---- */
+int store_put_identity(struct store *s, MDB_txn *txn, const char *cluster, uint64_t member, const void *node,
+                       size_t n);
+int store_get_identity(struct store *s, MDB_txn *txn, uint32_t *format, struct cursor *rest);
+int store_put_begin(struct store *s, MDB_txn *txn, const struct store_begin *b);
+int store_get_begin(struct store *s, MDB_txn *txn, struct store_begin *out);
+int store_put_base(struct store *s, MDB_txn *txn, const struct store_base *b);
+int store_get_base(struct store *s, MDB_txn *txn, struct store_base *out); /* out->change is filled anew */
+int store_put_hard(struct store *s, MDB_txn *txn, const struct store_hard *h);
+int store_get_hard(struct store *s, MDB_txn *txn, struct store_hard *out);
+int store_put_snapshot_record(struct store *s, MDB_txn *txn, const struct store_snapshot *snapshot);
 
 #endif

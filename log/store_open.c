@@ -1,12 +1,14 @@
-/* Opening the store: the environment, the identity, a look at every entry, the term.
+/* Opening the store: the environment, the identity, a look at every entry.
  *
  *     what is found                         what is done
- *     nothing, and nothing ever was         the log is created
+ *     nothing, and nothing ever was         the log is created, with a member id of its own
  *     nothing, though a log was here        refused
  *     another node's, another format        refused
  *     the file is shorter than its pages    refused
  *     an entry that fails entry_open()      refused; never "repaired" by cutting off what follows
- *     all well                              the term is raised by one, durably
+ *     a base beyond the last entry, or of   refused
+ *       another term than the entry there
+ *     all well                              opened; nothing is written
  *
  * A refusal leaves everything as it was. */
 #include <errno.h>
@@ -26,34 +28,39 @@ _Static_assert(sizeof(size_t) == sizeof(uint64_t), "indexes are LMDB's integer k
 
 enum { READERS_MAX = 8, PATH_BYTES_MAX = 4096 };
 
-static int create_identity(struct store *s, MDB_txn *txn, const char *node)
+/* Everything that a log has from its first moment on. */
+static int create(struct store *s, MDB_txn *txn, const char *node)
 {
-    struct buf b = {0}, term = {0};
+    static const char no_cluster[STORE_CLUSTER_BYTES];
+    const struct store_base base = {.index = 0};
     int rc;
 
-    if (getrandom(s->identity.cluster, STORE_CLUSTER_BYTES, 0) != STORE_CLUSTER_BYTES)
-        return errno;
-    buf_u32(&b, STORE_FORMAT);
-    buf_append(&b, s->identity.cluster, STORE_CLUSTER_BYTES);
-    buf_text(&b, node);
-    buf_u64(&term, 0);
-    rc = store_put_meta(s, txn, "identity", &b);
+    while (s->member_id == 0)
+        if (getrandom(&s->member_id, sizeof s->member_id, 0) != sizeof s->member_id)
+            return errno;
+    rc = store_put_identity(s, txn, no_cluster, s->member_id, node, strlen(node));
     if (rc == 0)
-        rc = store_put_meta(s, txn, "term", &term);
+        rc = store_put_hard(s, txn, &(struct store_hard){0, 0});
     if (rc == 0)
-        rc = store_put_base(s, txn, 1, (struct hash128){0, 0});
-    buf_free(&b);
-    buf_free(&term);
-    return rc;
+        rc = store_put_begin(s, txn, &(struct store_begin){.first = 1});
+    return rc == 0 ? store_put_base(s, txn, &base) : rc;
 }
 
-static bool check_identity(struct store *s, struct cursor c, const char *node, char *why, size_t why_size)
+static bool check_identity(struct store *s, uint32_t format, struct cursor c, const char *node, char *why,
+                           size_t why_size)
 {
-    uint32_t format = cursor_u32(&c);
-    const char *cluster = cursor_bytes(&c, STORE_CLUSTER_BYTES);
+    const char *cluster;
 
-    if (c.bad || format != STORE_FORMAT) {
-        (void)snprintf(why, why_size, "the log has format %" PRIu32 ", this program knows %d", format, STORE_FORMAT);
+    if (format != STORE_FORMAT) {
+        (void)snprintf(why, why_size,
+                       "the log has format %" PRIu32 ", this program knows format %d only; its data are unchanged",
+                       format, STORE_FORMAT);
+        return false;
+    }
+    cluster = cursor_bytes(&c, STORE_CLUSTER_BYTES);
+    s->member_id = cursor_u64(&c);
+    if (c.bad || s->member_id == 0) {
+        (void)snprintf(why, why_size, "the log is damaged: its identity is not readable");
         return false;
     }
     memcpy(s->identity.cluster, cluster, STORE_CLUSTER_BYTES);
@@ -76,6 +83,7 @@ static bool open_databases(struct store *s, const char *node, bool may_create, c
 {
     MDB_txn *txn;
     struct cursor identity;
+    uint32_t format = 0;
     int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
 
     if (rc != 0)
@@ -84,8 +92,8 @@ static bool open_databases(struct store *s, const char *node, bool may_create, c
     if (rc == 0)
         rc = mdb_dbi_open(txn, "meta", MDB_CREATE, &s->meta);
     if (rc == 0)
-        rc = store_get_meta(s, txn, "identity", &identity);
-    if (rc == 0 && !check_identity(s, identity, node, why, why_size)) {
+        rc = store_get_identity(s, txn, &format, &identity);
+    if (rc == 0 && !check_identity(s, format, identity, node, why, why_size)) {
         mdb_txn_abort(txn);
         return false;
     }
@@ -95,7 +103,7 @@ static bool open_databases(struct store *s, const char *node, bool may_create, c
         return false;
     }
     if (rc == MDB_NOTFOUND)
-        rc = create_identity(s, txn, node);
+        rc = create(s, txn, node);
     if (rc != 0)
         mdb_txn_abort(txn);
     else
@@ -135,6 +143,44 @@ static bool verify_entries(struct store *s, MDB_cursor *at, char *why, size_t wh
     return rc == MDB_NOTFOUND ? true : failed_to("cannot read the log", rc, why, why_size);
 }
 
+/* The base speaks of an entry that is kept, or of the one before the first. */
+static bool verify_base(struct store *s, MDB_txn *txn, char *why, size_t why_size)
+{
+    const struct store_base *base = &s->opened_base;
+    size_t number = base->index;
+    MDB_val key = {sizeof number, &number}, data;
+    struct entry_view e = {.term = s->before_term};
+    bool ok = base->index == 0 || (base->index + 1 >= s->state.first && base->index <= s->state.last);
+
+    if (ok && base->index >= s->state.first)
+        ok = mdb_get(txn, s->entries, &key, &data) == 0 && entry_stated(data.mv_data, data.mv_size, &e) == ENTRY_OK &&
+             e.term == base->term;
+    if (!ok)
+        (void)snprintf(why, why_size,
+                       "the log is damaged: its base, entry %" PRIu64 " of term %" PRIu64
+                       ", does not agree with its entries %" PRIu64 " to %" PRIu64,
+                       base->index, base->term, s->state.first, s->state.last);
+    return ok;
+}
+
+static int read_meta(struct store *s, MDB_txn *txn)
+{
+    struct store_begin begin = {0};
+    int rc = store_get_begin(s, txn, &begin);
+
+    if (rc == 0)
+        rc = begin.first > 0 ? store_get_hard(s, txn, &s->hard) : MDB_CORRUPTED;
+    if (rc == 0)
+        rc = store_get_base(s, txn, &s->opened_base);
+    s->state.first = begin.first;
+    s->state.before = begin.before;
+    s->before_term = begin.before_term;
+    s->opened_hard = s->hard;
+    s->identity.term = s->hard.term;
+    s->base = (struct store_point){s->opened_base.index, s->opened_base.term};
+    return rc;
+}
+
 static bool verify(struct store *s, char *why, size_t why_size)
 {
     MDB_txn *txn = NULL;
@@ -143,15 +189,13 @@ static bool verify(struct store *s, char *why, size_t why_size)
     int rc = mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn);
 
     if (rc == 0)
-        rc = store_get_base(s, txn, &s->state.first, &s->state.before);
-    if (rc == 0 && s->state.first == 0)
-        rc = MDB_CORRUPTED;
+        rc = read_meta(s, txn);
     if (rc == 0)
         rc = mdb_cursor_open(txn, s->entries, &at);
     if (rc != 0)
         (void)failed_to("cannot read the log", rc, why, why_size);
     else
-        ok = verify_entries(s, at, why, why_size);
+        ok = verify_entries(s, at, why, why_size) && verify_base(s, txn, why, why_size);
     if (at != NULL)
         mdb_cursor_close(at);
     if (txn != NULL)
@@ -159,27 +203,22 @@ static bool verify(struct store *s, char *why, size_t why_size)
     return ok;
 }
 
+static int raise_work(struct store *s, MDB_txn *txn, void *context)
+{
+    return store_put_hard(s, txn, context);
+}
+
+/* For a log of one node, until log.c does it. */
 static bool raise_term(struct store *s, char *why, size_t why_size)
 {
-    MDB_txn *txn;
-    struct cursor c;
-    struct buf b = {0};
-    int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
+    struct store_hard hard = {s->hard.term + 1, 0};
+    int rc = store_transact_small(s, raise_work, &hard);
 
     if (rc != 0)
-        return failed_to("cannot begin a transaction", rc, why, why_size);
-    rc = store_get_meta(s, txn, "term", &c);
-    if (rc == 0) {
-        s->identity.term = cursor_u64(&c) + 1;
-        buf_u64(&b, s->identity.term);
-        rc = c.bad ? MDB_CORRUPTED : store_put_meta(s, txn, "term", &b);
-    }
-    buf_free(&b);
-    if (rc != 0)
-        mdb_txn_abort(txn);
-    else
-        rc = mdb_txn_commit(txn);
-    return rc == 0 ? true : failed_to("cannot raise the log's term", rc, why, why_size);
+        return failed_to("cannot raise the log's term", rc, why, why_size);
+    s->hard = s->opened_hard = hard;
+    s->identity.term = hard.term;
+    return true;
 }
 
 static bool sync_directory(const char *path, char *why, size_t why_size)
@@ -263,10 +302,26 @@ void store_close(struct store *s)
     if (s->env != NULL)
         mdb_env_close(s->env);
     (void)pthread_rwlock_destroy(&s->map_lock);
+    buf_free(&s->opened_base.change);
     free(s);
 }
 
 struct store_identity store_identity(const struct store *s)
 {
     return s->identity;
+}
+
+struct store_hard store_hard(const struct store *s)
+{
+    return s->opened_hard;
+}
+
+const struct store_base *store_base(const struct store *s)
+{
+    return &s->opened_base;
+}
+
+uint64_t store_member_id(const struct store *s)
+{
+    return s->member_id;
 }

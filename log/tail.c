@@ -7,8 +7,8 @@
  * Example: 47 is appended by a leader: it is sent to the peers at once and written; tail_durable(47) makes it one of
  * those that may go. Whoever holds a record keeps its bytes: eviction and cuts only take the tail's own reference.
  *
- * Invariants: indexes have no gaps; durable_bytes is the sum of the records up to `durable`, and at most
- * TAIL_BYTES_MAX after each call. */
+ * Invariants: indexes have no gaps; durable_bytes is the sum of the records up to `durable`, and at most bytes_max
+ * after each call. */
 #include "log/tail.h"
 
 #include <stdlib.h>
@@ -23,7 +23,7 @@ struct tail {
     uint64_t first;               /* index of the record at head, or of the next one to come */
     uint64_t durable;             /* records up to here may be evicted; first - 1 <= durable < first + count */
     struct hash128 running;       /* after the last */
-    uint64_t bytes, durable_bytes;
+    uint64_t bytes, durable_bytes, bytes_max;
 };
 
 /* ---- records ---- */
@@ -110,11 +110,18 @@ static void evict_first(struct tail *t)
     record_drop(r);
 }
 
+static void evict(struct tail *t)
+{
+    while (t->durable_bytes > t->bytes_max)
+        evict_first(t);
+}
+
 struct tail *tail_new(uint64_t next_index, struct hash128 running)
 {
     struct tail *t = must_calloc(1, sizeof *t);
 
     t->capacity = SLOTS_MIN;
+    t->bytes_max = TAIL_BYTES_MAX;
     t->slots = must_calloc(t->capacity, sizeof(struct record *));
     tail_reset(t, next_index, running);
     return t;
@@ -188,8 +195,13 @@ void tail_durable(struct tail *t, uint64_t index)
     CHECK(index < t->first + t->count); /* a report of what was cut since must not get here */
     while (t->durable < index)
         t->durable_bytes += tail_get(t, ++t->durable)->bytes.len;
-    while (t->durable_bytes > TAIL_BYTES_MAX)
-        evict_first(t);
+    evict(t);
+}
+
+void tail_keep(struct tail *t, uint64_t bytes_max)
+{
+    t->bytes_max = bytes_max;
+    evict(t);
 }
 
 uint64_t tail_bytes(const struct tail *t)

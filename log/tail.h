@@ -46,5 +46,6 @@ void tail_cut(struct tail *t, uint64_t index, struct hash128 running);
 struct record *tail_get(const struct tail *t, uint64_t index); /* NULL: not here; a hold is the caller's business */
 void tail_durable(struct tail *t, uint64_t index);             /* up to here: may be evicted */
 uint64_t tail_bytes(const struct tail *t);                     /* of all that is here */
+void tail_keep(struct tail *t, uint64_t bytes_max); /* of durable records, instead of TAIL_BYTES_MAX */
 
 #endif

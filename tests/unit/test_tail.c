@@ -204,6 +204,10 @@ static void test_what_is_not_durable_stays(void **state)
     tail_durable(t, 84);
     assert_true(tail_first(t) > 50 && tail_last(t) == 84 && tail_bytes(t) <= TAIL_BYTES_MAX);
     assert_true(tail_bytes(t) > TAIL_BYTES_MAX - 2 * n);
+    tail_keep(t, 3 * n);
+    assert_true(tail_first(t) == 83 && tail_last(t) == 84); /* a little over two fit: each has a header, too */
+    tail_keep(t, 0);
+    assert_true(tail_first(t) == 85 && tail_last(t) == 84 && tail_bytes(t) == 0);
     tail_cut(t, 10, (struct hash128){3, 4});
     assert_true(tail_first(t) == 10 && tail_last(t) == 9 && tail_running(t).low == 3);
     tail_free(t);
