@@ -32,13 +32,15 @@ enum { CONFIG_TEXT_MAX = 256, CONFIG_BIND_MAX = 16, CONFIG_MEMBERS_MAX = 9 };
 struct config {
     char bind[CONFIG_BIND_MAX][CONFIG_TEXT_MAX]; /* default: "127.0.0.1" "-::1" ('-': may be missing, as in Valkey) */
     size_t bind_count;
-    int port; /* 6379; 0 = no TCP */
+    int port;        /* 6379; 0 = no TCP */
+    int reader_port; /* 0 = none */
     char unixsocket[CONFIG_TEXT_MAX];
-    int unixsocketperm;  /* octal, 0 = leave */
-    int tcp_backlog;     /* 511 */
-    int tcp_keepalive_s; /* 300 */
-    int timeout_s;       /* idle clients; 0 = never */
-    int maxclients;      /* 10000 */
+    int unixsocketperm;   /* octal, 0 = leave */
+    int tcp_backlog;      /* 511 */
+    int tcp_keepalive_s;  /* 300 */
+    int timeout_s;        /* idle clients; 0 = never */
+    int relay_timeout_ms; /* how long a command waits for a leader: 2000; runtime */
+    int maxclients;       /* 10000 */
     struct output_limit output_limit[OUTPUT_CLASSES];
     uint64_t query_bytes_max; /* client-query-buffer-limit 1gb */
     uint64_t bulk_bytes_max;  /* proto-max-bulk-len 512mb */

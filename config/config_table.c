@@ -83,11 +83,13 @@ static const struct setting settings[] = {
     /* network */
     {"bind", KIND_BIND, FIELD(bind), "127.0.0.1 -::1", 0, 0, 0, NULL, NULL},
     {"port", KIND_INT, FIELD(port), "6379", 0, 0, 65535, NULL, NULL},
+    {"reader-port", KIND_INT, FIELD(reader_port), "0", 0, 0, 65535, NULL, NULL},
     {"unixsocket", KIND_TEXT, FIELD(unixsocket), "", 0, 0, 0, NULL, check_socket_path},
     {"unixsocketperm", KIND_OCTAL, FIELD(unixsocketperm), "0", 0, 0, 0777, NULL, NULL},
     {"tcp-backlog", KIND_INT, FIELD(tcp_backlog), "511", 0, 0, INT_MAX, NULL, NULL},
     {"tcp-keepalive", KIND_INT, FIELD(tcp_keepalive_s), "300", NOW, 0, INT_MAX, NULL, NULL},
     {"timeout", KIND_INT, FIELD(timeout_s), "0", NOW, 0, INT_MAX, NULL, NULL},
+    {"relay-timeout", KIND_DURATION, FIELD(relay_timeout_ms), "2", NOW, 0, 3600 * 1000, NULL, NULL},
     /* clients */
     {"maxclients", KIND_INT, FIELD(maxclients), "10000", NOW, 1, INT_MAX, NULL, NULL},
     {"client-output-buffer-limit", KIND_OUTPUT_LIMIT, FIELD(output_limit),
