@@ -1,12 +1,12 @@
-/* The admin port: four pages over libevent's evhttp.
+/* The admin port: pages over libevent's evhttp.
  *
  *     /healthz   200 while the loop turns            for "restart me if not"
  *     /readyz    200, or 503 and the reason          for "send me traffic"
  *     /metrics   Prometheus text                     /status   JSON, for people and tools
+ *     /members   JSON: the group                     POST /transfer, ...: admin_actions.c
  *
- * Only GET and HEAD, nothing changes anything. Requests are small by nature, so headers and bodies are bounded
- * tightly; a connection that says nothing is closed after ADMIN_TIMEOUT_S. */
-#include "proxy/admin.h"
+ * GET and HEAD change nothing. Requests are small by nature, so headers and bodies are bounded tightly; a connection
+ * that says nothing is closed after ADMIN_TIMEOUT_S. */
 
 #include <errno.h>
 #include <event2/buffer.h>
@@ -23,18 +23,12 @@
 #include "log/base/buf.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "proxy/admin_internal.h"
 #include "proxy/status.h"
 
 enum { ADMIN_HEADER_BYTES_MAX = 8 * 1024, ADMIN_BODY_BYTES_MAX = 4 * 1024, ADMIN_TIMEOUT_S = 10 };
 
-struct admin {
-    struct evhttp *http;
-    const struct config *config;
-    const struct status *(*fill)(void *arg);
-    void *arg;
-};
-
-static void answer(struct evhttp_request *request, int code, const char *type, const struct buf *body)
+void admin_answer(struct evhttp_request *request, int code, const char *type, const struct buf *body)
 {
     struct evkeyvalq *headers = evhttp_request_get_output_headers(request);
     struct evbuffer *bytes = evhttp_request_get_output_buffer(request);
@@ -60,13 +54,17 @@ static void healthz(const struct admin *a, struct evhttp_request *request)
 
     (void)a;
     buf_text(&body, "ok\n");
-    answer(request, HTTP_OK, "text/plain; charset=utf-8", &body);
+    admin_answer(request, HTTP_OK, "text/plain; charset=utf-8", &body);
     buf_free(&body);
 }
 
 static void why_not_ready(const struct status *s, struct buf *out)
 {
-    if (s->state == NULL || strcmp(s->state, "serving") != 0) {
+    if (strcmp(s->role, "follower") == 0) {
+        buf_printf(out, "there is no link to the leader, %s", s->leader);
+    } else if (strcmp(s->role, "none") == 0) {
+        buf_text(out, "no leader is known");
+    } else if (s->state == NULL || strcmp(s->state, "serving") != 0) {
         buf_printf(out, "not serving: %s", s->state != NULL ? s->state : "starting");
         if (s->state != NULL && strcmp(s->state, "rebuilding") == 0)
             buf_printf(out, " (%.0f %%)", s->rebuild_progress * 100);
@@ -92,7 +90,7 @@ static void readyz(const struct admin *a, struct evhttp_request *request)
         buf_text(&body, "ok\n");
     else
         why_not_ready(s, &body);
-    answer(request, s->ready ? HTTP_OK : HTTP_SERVUNAVAIL, "text/plain; charset=utf-8", &body);
+    admin_answer(request, s->ready ? HTTP_OK : HTTP_SERVUNAVAIL, "text/plain; charset=utf-8", &body);
     buf_free(&body);
 }
 
@@ -101,7 +99,7 @@ static void metrics(const struct admin *a, struct evhttp_request *request)
     struct buf body = {0};
 
     status_metrics(a->fill(a->arg), &body);
-    answer(request, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", &body);
+    admin_answer(request, HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", &body);
     buf_free(&body);
 }
 
@@ -110,31 +108,46 @@ static void status_page(const struct admin *a, struct evhttp_request *request)
     struct buf body = {0};
 
     status_json(a->fill(a->arg), a->config, &body);
-    answer(request, HTTP_OK, "application/json", &body);
+    admin_answer(request, HTTP_OK, "application/json", &body);
+    buf_free(&body);
+}
+
+static void members_page(const struct admin *a, struct evhttp_request *request)
+{
+    struct buf body = {0};
+
+    status_members_json(a->fill(a->arg), a->last, &body);
+    admin_answer(request, HTTP_OK, "application/json", &body);
     buf_free(&body);
 }
 
 static const struct {
     const char *path;
     void (*page)(const struct admin *a, struct evhttp_request *request);
-} pages[] = {{"/healthz", healthz}, {"/readyz", readyz}, {"/metrics", metrics}, {"/status", status_page}};
+} pages[] = {{"/healthz", healthz},
+             {"/readyz", readyz},
+             {"/metrics", metrics},
+             {"/status", status_page},
+             {"/members", members_page}};
 
 static void refuse(struct evhttp_request *request, int code, const char *text)
 {
     struct buf body = {0};
 
     buf_text(&body, text);
-    answer(request, code, "text/plain; charset=utf-8", &body);
+    admin_answer(request, code, "text/plain; charset=utf-8", &body);
     buf_free(&body);
 }
 
 static void on_request(struct evhttp_request *request, void *arg)
 {
-    const struct admin *a = arg;
+    struct admin *a = arg;
     const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(request);
     const char *path = uri != NULL ? evhttp_uri_get_path(uri) : NULL;
     enum evhttp_cmd_type method = evhttp_request_get_command(request);
 
+    if (path != NULL && admin_action(a, path, request))
+        return;
     if (method != EVHTTP_REQ_GET && method != EVHTTP_REQ_HEAD) {
         (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Allow", "GET, HEAD");
         refuse(request, HTTP_BADMETHOD, "only GET and HEAD\n");
@@ -145,16 +158,20 @@ static void on_request(struct evhttp_request *request, void *arg)
             pages[i].page(a, request);
             return;
         }
-    refuse(request, HTTP_NOTFOUND, "no such page; there are /metrics, /status, /healthz, /readyz\n");
+    refuse(request, HTTP_NOTFOUND, "no such page; there are /metrics, /status, /members, /healthz, /readyz\n");
 }
 
 struct admin *admin_new(struct loop *l, const struct diag *d, const struct config *c,
-                        const struct status *(*fill)(void *arg), void *arg, char *why, size_t why_size)
+                        const struct status *(*fill)(void *arg), const struct admin_actions *actions, void *arg,
+                        char *why, size_t why_size)
 {
     struct admin *a = must_calloc(1, sizeof *a);
 
     CHECK(c->admin_port > 0 && c->admin_port <= UINT16_MAX);
+    a->loop = l;
+    a->diag = d;
     a->config = c;
+    a->actions = actions;
     a->fill = fill;
     a->arg = arg;
     a->http = evhttp_new(loop_base(l));
@@ -172,7 +189,7 @@ struct admin *admin_new(struct loop *l, const struct diag *d, const struct confi
         free(a);
         return NULL;
     }
-    diag_log(d, DIAG_NOTICE, "Admin port: http://%s:%d/metrics, /status, /healthz, /readyz", c->admin_bind,
+    diag_log(d, DIAG_NOTICE, "Admin port: http://%s:%d/metrics, /status, /members, /healthz, /readyz", c->admin_bind,
              c->admin_port);
     return a;
 }
@@ -181,6 +198,7 @@ void admin_free(struct admin *a)
 {
     if (a == NULL)
         return;
+    admin_actions_end(a);
     evhttp_free(a->http);
     free(a);
 }

@@ -26,9 +26,15 @@ struct server {
     int port, stop;
 };
 
+struct child;
+struct fake { /* what the admin port works for */
+    struct status *status;
+    struct child *child;
+};
+
 static const struct status *fill(void *arg)
 {
-    return arg;
+    return ((struct fake *)arg)->status;
 }
 
 static int free_port(void)
@@ -43,10 +49,17 @@ static int free_port(void)
     return port;
 }
 
+/* An action of "later" is done after a while, of "never" nothing more is heard. */
+struct late {
+    struct loop_timer *timer;
+    admin_done *done;
+    void *arg;
+};
 struct child {
     struct loop *loop;
     int stop_fd;
     uint64_t polls;
+    struct late late;
 };
 enum { POLL_MS = 20, POLLS_MAX = 120 * 1000 / POLL_MS };
 
@@ -59,10 +72,50 @@ static void look_for_stop(void *arg)
         loop_stop(k->loop);
 }
 
+static void on_late(void *arg)
+{
+    struct late *late = arg;
+
+    late->done(late->arg, true, "");
+}
+
+static void transfer(void *arg, const char *to, admin_done *done, void *done_arg)
+{
+    struct child *k = ((struct fake *)arg)->child;
+    struct late *late = &k->late;
+
+    if (to != NULL && strcmp(to, "never") == 0)
+        return;
+    if (to == NULL || strcmp(to, "later") != 0) {
+        done(done_arg, to == NULL, to != NULL ? to : "");
+        return;
+    }
+    *late = (struct late){loop_timer_new(k->loop, on_late, late), done, done_arg};
+    loop_timer_once(late->timer, 100);
+}
+
+static void change_members(void *arg, enum log_change what, const char *name, admin_done *done, void *done_arg)
+{
+    char why[64];
+
+    (void)arg;
+    (void)snprintf(why, sizeof why, "%d \"%s\"", (int)what, name);
+    done(done_arg, false, why);
+}
+
+static void snapshot(void *arg, admin_done *done, void *done_arg)
+{
+    (void)arg;
+    done(done_arg, true, "");
+}
+
+static const struct admin_actions actions = {transfer, change_members, snapshot};
+
 _Noreturn static void serve(int port, struct status *s, int ready_fd, int stop_fd)
 {
     struct loop *l = loop_new();
     struct child k = {.loop = l, .stop_fd = stop_fd};
+    struct fake f = {s, &k};
     struct loop_timer *t = loop_timer_new(l, look_for_stop, &k);
     struct config c;
     struct admin *a;
@@ -70,7 +123,9 @@ _Noreturn static void serve(int port, struct status *s, int ready_fd, int stop_f
 
     config_defaults(&c);
     c.admin_port = port;
-    a = admin_new(l, NULL, &c, fill, s, why, sizeof why);
+    if (s->pending_bytes == 1) /* not on loopback */
+        (void)snprintf(c.admin_bind, sizeof c.admin_bind, "0.0.0.0");
+    a = admin_new(l, NULL, &c, fill, &actions, &f, why, sizeof why);
     if (a == NULL) {
         fprintf(stderr, "%s\n", why);
         _exit(2);
@@ -79,6 +134,7 @@ _Noreturn static void serve(int port, struct status *s, int ready_fd, int stop_f
     loop_timer_every(t, POLL_MS);
     loop_run(l);
     admin_free(a);
+    loop_timer_free(k.late.timer);
     loop_timer_free(t);
     loop_free(l);
     exit(0);
@@ -114,16 +170,23 @@ static void finish(const struct server *v)
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
-/* Sends a request, returns everything up to the end of the connection as text, valid until the next call. */
-static const char *ask(const struct server *v, struct buf *reply, const char *request, size_t n)
+static int dial(const struct server *v)
 {
     struct sockaddr_in at = {
         .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)v->port)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+    return fd;
+}
+
+/* Sends a request, returns everything up to the end of the connection as text, valid until the next call. */
+static const char *ask(const struct server *v, struct buf *reply, const char *request, size_t n)
+{
+    int fd = dial(v);
     char piece[4096];
     ssize_t got;
 
-    assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
     assert_int_equal(send(fd, request, n, MSG_NOSIGNAL), n);
     buf_clear(reply);
     while ((got = recv(fd, piece, sizeof piece, 0)) > 0)
@@ -198,6 +261,103 @@ static void readyz_names_the_reason(void **state)
     buf_free(&r);
 }
 
+static void a_follower_needs_a_leader(void **state)
+{
+    struct status cut = {.state = "fed", .role = "follower", .leader = "b"};
+    struct status lost = {.state = "fed", .role = "none"};
+    struct server v[2];
+    struct buf r = {0};
+
+    (void)state;
+    start(&v[0], &cut);
+    start(&v[1], &lost);
+    has(get(&v[0], &r, "GET", "/readyz"), "\r\n\r\nthere is no link to the leader, b\n");
+    has(get(&v[1], &r, "GET", "/readyz"), "\r\n\r\nno leader is known\n");
+    for (size_t i = 0; i < 2; i++)
+        finish(&v[i]);
+    buf_free(&r);
+}
+
+static void actions_are_handed_on(void **state)
+{
+    struct status s = {.state = "serving", .ready = true};
+    struct buf r = {0};
+    struct server v;
+
+    (void)state;
+    start(&v, &s);
+    has(get(&v, &r, "POST", "/transfer"), "HTTP/1.1 200 OK\r\n");
+    has(get(&v, &r, "POST", "/transfer"), "\r\n\r\n{\"ok\":true}\n");
+    has(get(&v, &r, "POST", "/transfer?to=b"), "HTTP/1.1 409 ");
+    has(get(&v, &r, "POST", "/transfer?to=b"), "\r\n\r\n{\"ok\":false,\"error\":\"b\"}\n");
+    has(get(&v, &r, "GET", "/members"), "\"last\": \"transfer b: failed: b\"");
+    has(get(&v, &r, "POST", "/transfer?to=later"), "{\"ok\":true}");
+    has(get(&v, &r, "POST", "/snapshot"), "{\"ok\":true}");
+    has(get(&v, &r, "POST", "/members/add?name=c"), "{\"ok\":false,\"error\":\"0 \\\"c\\\"\"}");
+    has(get(&v, &r, "POST", "/members/remove?name=c"), "\"1 ");
+    has(get(&v, &r, "POST", "/members/replace?x=y&name=c"), "\"2 ");
+    has(get(&v, &r, "GET", "/members"), "\"last\": \"replace c: failed: 2 \\\"c\\\"\"");
+    finish(&v);
+    buf_free(&r);
+}
+
+static void actions_are_guarded(void **state)
+{
+    static const char from_a_page[] = "POST /transfer HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n"
+                                      "Connection: close\r\nContent-Length: 0\r\n\r\n";
+    struct status s = {.state = "serving", .ready = true}, open = {.pending_bytes = 1};
+    struct buf r = {0};
+    struct server v[2];
+
+    (void)state;
+    start(&v[0], &s);
+    start(&v[1], &open);
+    has(get(&v[0], &r, "GET", "/transfer"), "HTTP/1.1 405 ");
+    has(get(&v[0], &r, "GET", "/transfer"), "Allow: POST\r\n");
+    has(get(&v[0], &r, "POST", "/members"), "HTTP/1.1 405 ");
+    has(get(&v[0], &r, "POST", "/members/add"), "HTTP/1.1 400 ");
+    has(get(&v[0], &r, "POST", "/members/add?name="), "HTTP/1.1 400 ");
+    has(get(&v[0], &r, "POST", "/members/add?name=a%20b"), "\"name is not a node's name\"");
+    has(get(&v[0], &r, "POST", "/transfer?to=%"), "HTTP/1.1 400 ");
+    has(ask(&v[0], &r, from_a_page, sizeof from_a_page - 1), "HTTP/1.1 403 ");
+    has(get(&v[1], &r, "POST", "/transfer"), "HTTP/1.1 403 ");
+    has(get(&v[1], &r, "GET", "/healthz"), "200 OK");
+    for (size_t i = 0; i < 2; i++)
+        finish(&v[i]);
+    buf_free(&r);
+}
+
+/* Actions under way when the port is freed, one with its client gone: nothing is left behind. */
+static void actions_end_with_the_port(void **state)
+{
+    static const char never[] = "POST /transfer?to=never HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    struct status s = {.state = "serving", .ready = true};
+    struct buf r = {0};
+    struct server v;
+    int waiting, gone;
+
+    (void)state;
+    start(&v, &s);
+    waiting = dial(&v);
+    gone = dial(&v);
+    assert_int_equal(send(waiting, never, sizeof never - 1, MSG_NOSIGNAL), sizeof never - 1);
+    assert_int_equal(send(gone, never, sizeof never - 1, MSG_NOSIGNAL), sizeof never - 1);
+    has(get(&v, &r, "GET", "/healthz"), "200 OK");
+    (void)close(gone);
+    has(get(&v, &r, "GET", "/healthz"), "200 OK");
+    for (int i = 0; i < 14; i++) {
+        int fd = dial(&v);
+
+        assert_int_equal(send(fd, never, sizeof never - 1, MSG_NOSIGNAL), sizeof never - 1);
+        has(get(&v, &r, "GET", "/healthz"), "200 OK");
+        (void)close(fd);
+    }
+    has(get(&v, &r, "POST", "/snapshot"), "too many actions are under way");
+    finish(&v);
+    (void)close(waiting);
+    buf_free(&r);
+}
+
 static void too_large_is_refused(void **state)
 {
     struct status s = {.state = "serving", .ready = true};
@@ -238,7 +398,7 @@ static void a_taken_port_is_an_error(void **state)
     assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &n), 0);
     config_defaults(&c);
     c.admin_port = ntohs(at.sin_port);
-    assert_null(admin_new(l, NULL, &c, fill, NULL, why, sizeof why));
+    assert_null(admin_new(l, NULL, &c, fill, &actions, NULL, why, sizeof why));
     has(why, "admin port: can't listen on 127.0.0.1 port ");
     loop_free(l);
     (void)close(fd);
@@ -249,6 +409,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages),
         cmocka_unit_test(readyz_names_the_reason),
+        cmocka_unit_test(a_follower_needs_a_leader),
+        cmocka_unit_test(actions_are_handed_on),
+        cmocka_unit_test(actions_are_guarded),
+        cmocka_unit_test(actions_end_with_the_port),
         cmocka_unit_test(too_large_is_refused),
         cmocka_unit_test(a_taken_port_is_an_error),
     };
