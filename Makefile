@@ -42,7 +42,7 @@ CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Wconversion -Werror
 # -isystem comes before the standard directories, and after -I.: our hiredis wins over the system's.
 ALLFLAGS := -std=c11 -D_GNU_SOURCE $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -I. -isystem $(DEPS)/include
-LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson -lm -pthread
+LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson -l:libraft.a -lm -pthread
 
 .PHONY: all deps run test unit fuzz e2e clients check ci tidy bench format clean FORCE
 .DELETE_ON_ERROR:
@@ -77,13 +77,24 @@ $(OBJ)/clauses/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
 $(OUT)/libsim.a: $(filter $(OBJ)/tests/unit/sim_%,$(HELPERS)) $(CLAUSES) $(OUT)/parts
 	@rm -f $@
 	@$(AR) qcs $@ $(filter %.o,$^)
-$(OUT)/libhelpers.a: $(filter-out $(OBJ)/tests/unit/sim_%,$(HELPERS)) $(OUT)/parts
+# The raft_ files are consensus among many members; for a test that includes one of their headers, and for test_guards. Their
+# consensus can leave out a guard (consensus.h, consensus_without).
+GUARDS := $(patsubst %.c,$(OBJ)/guards/%.o,$(wildcard log/consensus*.c))
+$(OBJ)/tests/unit/raft_%.o $(OBJ)/tests/unit/test_raft_%.o $(OBJ)/tests/unit/test_guards.o: private ALLFLAGS += -DCONSENSUS_GUARDS
+$(OBJ)/guards/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
+	@mkdir -p $(@D)
+	$(CC) $(ALLFLAGS) -DCONSENSUS_GUARDS -MMD -MP -c -o $@ $<
+$(OUT)/libguards.a: $(filter $(OBJ)/tests/unit/raft_%,$(HELPERS)) $(GUARDS) $(OUT)/parts
+	@rm -f $@
+	@$(AR) qcs $@ $(filter %.o,$^)
+$(OUT)/libhelpers.a: $(filter-out $(OBJ)/tests/unit/sim_% $(OBJ)/tests/unit/raft_%,$(HELPERS)) $(OUT)/parts
 	@rm -f $@
 	@$(AR) qcs $@ $(filter %.o,$^)
 
-$(OUT)/unit/%: $(OBJ)/tests/unit/%.o $(OUT)/libsim.a $(OUT)/libhelpers.a $(ARCHIVE) $(HIREDIS_FILE)
+$(OUT)/unit/%: $(OBJ)/tests/unit/%.o $(OUT)/libsim.a $(OUT)/libguards.a $(OUT)/libhelpers.a $(ARCHIVE) $(HIREDIS_FILE)
 	@mkdir -p $(@D)
-	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $$(grep -q '/sim_' $(<:.o=.d) && echo $(OUT)/libsim.a) $(OUT)/libhelpers.a \
+	$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $< $$(grep -q '/sim_' $(<:.o=.d) && echo $(OUT)/libsim.a) \
+	    $$(grep -q '/raft_\|/test_guards.c' $(<:.o=.d) && echo $(OUT)/libguards.a) $(OUT)/libhelpers.a \
 	    $(ARCHIVE) $(LIBS) -lcmocka
 
 $(OUT)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(OBJ)/tests/fuzz/driver.o $(ARCHIVE) $(HIREDIS_FILE)

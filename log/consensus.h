@@ -1,8 +1,8 @@
 /* Consensus: the one file that drives libraft's raft_step(). No socket, disk or clock inside: a host supplies them,
  * so that the simulator (tests/unit/raft_*) drives the very code that runs in production.
  *
- *      consensus_submit / receive / tick / persisted / ...        host: append, cut, hard_state, send, committed, role
- *             └──────────────▶ raft_step() ──▶ what it wants done ──────┘
+ *      consensus_submit / receive / tick / persisted / ...        host: append, cut, hard_state, send, committed,
+ * role └──────────────▶ raft_step() ──▶ what it wants done ──────┘
  *
  * Rules that the host relies on, and that consensus.c keeps:
  *   - no message leaves while a term or vote is not durable that was changed before it (it is held in here);
@@ -56,7 +56,8 @@ struct consensus_host {
     void (*role)(void *arg, enum consensus_role role, uint64_t term, uint64_t leader);
     /* The configuration in force has changed (also back, when an uncommitted change is cut). */
     void (*members)(void *arg, const struct members *m, bool committed);
-    /* The leader's log begins after ours ends: fetch its snapshot, then consensus_install(). Repeated while needed. */
+    /* The leader's log begins after ours ends: fetch its snapshot, then consensus_install(). Repeated while needed.
+     */
     void (*need_snapshot)(void *arg, uint64_t leader, uint64_t last_index);
     /* Swap to the snapshot of consensus_install(): its log and position replace ours, durably; then
      * consensus_installed(). */
@@ -116,7 +117,8 @@ uint64_t consensus_committed_change(const struct consensus *c, struct buf *out);
 /* The bytes of a configuration, for the first entry of a new group. */
 void consensus_encode(const struct members *m, struct buf *out);
 bool consensus_decode(const void *bytes, size_t n, struct members *out); /* bounds checked */
-/* Leader: one member added, removed, or its role changed, against the configuration in force: same order otherwise. */
+/* Leader: one member added, removed, or its role changed, against the configuration in force: same order otherwise.
+ */
 enum consensus_answer consensus_change(struct consensus *c, const struct members *to);
 /* Leader: hand over to id, which must have everything (match == last; else BUSY). The lease ends at once and for good
  * in this term. */
@@ -130,7 +132,7 @@ uint64_t consensus_term(const struct consensus *c);
 uint64_t consensus_leader(const struct consensus *c);
 uint64_t consensus_last(const struct consensus *c);
 uint64_t consensus_commit(const struct consensus *c); /* of the group; may be above what is durable here */
-uint64_t consensus_match(const struct consensus *c, uint64_t id); /* leader; 0 otherwise */
+uint64_t consensus_match(const struct consensus *c, uint64_t id);    /* leader; 0 otherwise */
 uint64_t consensus_heard_ms(const struct consensus *c, uint64_t id); /* now_ms of the last message; 0 = never */
 const struct members *consensus_members(const struct consensus *c);
 bool consensus_changing(const struct consensus *c); /* a configuration is not committed yet */
@@ -141,7 +143,8 @@ uint64_t consensus_proven_ms(const struct consensus *c);
 
 #ifdef CONSENSUS_GUARDS
 void consensus_without(struct consensus *c, const char *guard);
-extern const char *const consensus_guards[]; /* NULL-terminated */
+struct raft *consensus_raft(struct consensus *c); /* for what our own messages cannot bring about */
+extern const char *const consensus_guards[];      /* NULL-terminated */
 #endif
 
 #endif

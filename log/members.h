@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "log/base/buf.h"
+
 enum { MEMBERS_MAX = 9, MEMBER_NAME_BYTES_MAX = 65, MEMBER_ADDRESS_BYTES_MAX = 160, MEMBER_TEXT_BYTES_MAX = 320 };
 
 enum member_role { MEMBER_STANDBY, MEMBER_VOTER };
@@ -31,8 +33,8 @@ struct members {
 bool member_parse(const char *text, struct member *out, char *why, size_t why_size);
 void member_text(const struct member *m, char out[MEMBER_TEXT_BYTES_MAX]);
 
-struct member *members_by_id(struct members *m, uint64_t id);          /* NULL: not there */
-struct member *members_by_name(struct members *m, const char *name);   /* the first of that name */
+struct member *members_by_id(struct members *m, uint64_t id);        /* NULL: not there */
+struct member *members_by_name(struct members *m, const char *name); /* the first of that name */
 size_t members_voters(const struct members *m);
 size_t members_quorum(const struct members *m); /* how many voters make a majority */
 size_t members_zones(const struct members *m);  /* distinct zones of voters */
@@ -40,5 +42,10 @@ size_t members_zones(const struct members *m);  /* distinct zones of voters */
  * alone has acknowledged), or if there is no voter with a Valkey. One member alone is accepted: it is the embedded
  * default and promises less. */
 bool members_safe(const struct members *m, char *why, size_t why_size);
+
+/* As the log's configuration entries hold them. decode: every bound checked, and ids and texts are distinct, roles
+ * known, at least one a voter. */
+void members_encode(const struct members *m, struct buf *out);
+bool members_decode(const void *bytes, size_t n, struct members *out);
 
 #endif

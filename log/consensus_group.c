@@ -1,0 +1,445 @@
+/* The group as libraft sees it: how it starts, who belongs to it, who leads it; see consensus.h. */
+#include <string.h>
+
+#include "log/base/diag.h"
+#include "log/consensus_internal.h"
+
+#ifdef CONSENSUS_GUARDS
+const char *const consensus_guards[] = {"split",         "prev",     "install", "stale-result", "timer", "commit",
+                                        "configuration", "rejected", "hint",    "window",       NULL};
+
+void consensus_without(struct consensus *c, const char *guard)
+{
+    c->without = -1;
+    for (int i = 0; consensus_guards[i] != NULL; i++)
+        if (guard != NULL && strcmp(consensus_guards[i], guard) == 0)
+            c->without = i;
+}
+
+struct raft *consensus_raft(struct consensus *c)
+{
+    return &c->raft;
+}
+#endif
+
+/* ---- starting ---- */
+
+struct consensus *consensus_new(const struct consensus_settings *s, const struct consensus_host *h, void *arg)
+{
+    struct consensus *c = must_calloc(1, sizeof *c);
+
+    CHECK(s->id > 0 && s->election_ms >= 2 && s->heartbeat_ms > 0 && s->lease_margin_percent < 100);
+    c->set = *s;
+    c->host = *h;
+    c->arg = arg;
+    c->contact.self = s->id;
+    c->contact.election_ms = s->election_ms;
+    c->contact.margin_percent = s->lease_margin_percent;
+#ifdef CONSENSUS_GUARDS
+    c->without = -1;
+#endif
+    /* T1: raft_init() leaves fields unset; they are zero here. */
+    CHECK(raft_init(&c->raft, NULL, NULL, s->id, "self") == 0);
+    c->raft.tracer = NULL; /* else each step formats a line of trace */
+    raft_seed(&c->raft, s->seed);
+    raft_set_election_timeout(&c->raft, s->election_ms);
+    raft_set_heartbeat_timeout(&c->raft, s->heartbeat_ms);
+    raft_set_install_snapshot_timeout(&c->raft, SNAPSHOT_RETRY_MS);
+    raft_set_max_inflight_entries(&c->raft, INFLIGHT_ENTRIES_MAX);
+    raft_set_pre_vote(&c->raft, true);
+    return c;
+}
+
+void consensus_free(struct consensus *c)
+{
+    if (c == NULL)
+        return;
+    raft_close(&c->raft, NULL);
+    if (c->installing)
+        raft_configuration_close(&c->install.configuration);
+    free(c->scratch);
+    free(c);
+}
+
+/* The newest configuration of what is stored; also checks all of them. false: one is damaged. */
+static bool stored_members(const struct consensus_start *s, struct members *out)
+{
+    memset(out, 0, sizeof *out);
+    if (s->base.index != 0 && !consensus_decode(s->base.change, s->base.change_bytes, out))
+        return false;
+    for (size_t i = 0; i < s->count; i++)
+        if (s->entries[i].type == RECORD_CHANGE &&
+            !consensus_decode(s->entries[i].change, s->entries[i].change_bytes, out))
+            return false;
+    return s->count == 0 || s->base.index != 0 || s->entries[0].type == RECORD_CHANGE;
+}
+
+static bool is_only_voter(const struct members *m, uint64_t id)
+{
+    bool voter = false;
+
+    for (size_t i = 0; i < m->count; i++)
+        voter |= m->at[i].id == id && m->at[i].role == MEMBER_VOTER;
+    return voter && members_voters(m) == 1;
+}
+
+static struct raft_entry *start_entries(const struct consensus_start *s, void *token)
+{
+    struct raft_entry *es = raft_calloc(s->count + 1, sizeof *es);
+
+    CHECK(es != NULL);
+    for (size_t i = 0; i < s->count; i++) {
+        const struct consensus_entry *e = &s->entries[i];
+
+        es[i] = (struct raft_entry){.term = e->term, .type = (enum raft_entry_type)e->type, .batch = token};
+        if (e->type == RECORD_CHANGE)
+            es[i].buf = (struct raft_buffer){(void *)(uintptr_t)e->change, e->change_bytes};
+    }
+    return es;
+}
+
+void consensus_start(struct consensus *c, const struct consensus_start *s)
+{
+    struct raft_event ev = {.type = RAFT_START};
+    struct raft_snapshot_metadata base = {.index = s->base.index, .term = s->base.term};
+    struct raft_buffer bytes = {(void *)(uintptr_t)s->base.change, s->base.change_bytes};
+    struct members stored;
+    void *token = raft_malloc(1);
+    uint64_t last = s->first + s->count - 1;
+
+    CHECK(token != NULL && s->first > 0 && c->last == 0);
+    if (!stored_members(s, &stored)) {
+        raft_free(token);
+        fail(c, "a stored configuration of the group is damaged");
+        return;
+    }
+    ev.start.term = s->term;
+    ev.start.voted_for = s->vote;
+    if (is_only_voter(&stored, c->set.id)) { /* ONE TERM, ONE LEADER (T16): it will lead at once */
+        ev.start.term = s->term + 1;
+        ev.start.voted_for = c->set.id;
+        hard_state(c, ev.start.term, ev.start.voted_for);
+    }
+    if (s->base.index != 0) {
+        CHECK(raft_configuration_decode(&bytes, &base.configuration) == 0); /* libraft takes it over */
+        base.configuration_index = s->base.change_index;
+        ev.start.metadata = &base;
+    }
+    ev.start.start_index = s->first;
+    ev.start.entries = start_entries(s, token);
+    ev.start.n_entries = (unsigned)s->count;
+    c->last = c->durable = last > s->base.index ? last : s->base.index;
+#ifdef CONSENSUS_GUARDS
+    c->started_last = c->last;
+#endif
+    c->changed = stored.count > 0;
+    if (c->set.restarted)
+        c->contact.restart_until_ms = clock_ms(c) + c->set.election_ms;
+    if (step(c, &ev, NULL) != 0)
+        return; /* libraft has freed both */
+    raft_free(ev.start.entries);
+    raft_free(token);
+    settle(c);
+}
+
+/* ---- members ---- */
+
+void tell_members(struct consensus *c)
+{
+    const struct raft_configuration *conf = &c->raft.configuration;
+    struct members now = {0};
+
+    if (!c->changed && c->uncommitted_change == c->raft.configuration_uncommitted_index &&
+        c->committed_change == c->raft.configuration_committed_index)
+        return;
+    c->changed = false;
+    c->uncommitted_change = c->raft.configuration_uncommitted_index;
+    c->committed_change = c->raft.configuration_committed_index;
+    for (now.count = 0; now.count < conf->n; now.count++) {
+        struct member *m = &now.at[now.count];
+
+        CHECK(now.count < MEMBERS_MAX && member_parse(conf->servers[now.count].address, m, NULL, 0));
+        m->id = conf->servers[now.count].id;
+        m->role = (enum member_role)conf->servers[now.count].role;
+    }
+    c->members = now;
+    c->host.members(c->arg, &c->members, c->uncommitted_change == 0);
+}
+
+void copy_configuration(const struct raft_configuration *from, struct raft_configuration *to)
+{
+    int rv = 0;
+
+    raft_configuration_init(to);
+    for (unsigned i = 0; i < from->n && rv == 0; i++)
+        rv = raft_configuration_add(to, from->servers[i].id, from->servers[i].address, from->servers[i].role);
+    CHECK(rv == 0);
+}
+
+/* One member appended, removed, or its role changed; all else, and the order, the same (T14: libraft checks nothing,
+ * and would give a new member the progress of the one whose place it takes). */
+static bool is_one_change(const struct members *from, const struct members *to)
+{
+    size_t differ = 0, i = 0, j = 0;
+
+    while (i < from->count && j < to->count) {
+        struct member a = from->at[i], b = to->at[j];
+
+        if (a.id != b.id) { /* removed */
+            differ++;
+            i++;
+            continue;
+        }
+        differ += a.role != b.role;
+        a.role = b.role;
+        if (strcmp(a.name, b.name) != 0 || strcmp(a.zone, b.zone) != 0 || strcmp(a.address, b.address) != 0 ||
+            a.log_only != b.log_only)
+            return false;
+        i++;
+        j++;
+    }
+    return differ + (from->count - i) + (to->count - j) == 1;
+}
+
+enum consensus_answer consensus_change(struct consensus *c, const struct members *to)
+{
+    struct consensus_entry e = {.index = c->last + 1, .term = c->raft.current_term, .type = RECORD_CHANGE};
+    enum consensus_answer answer = CONSENSUS_REFUSED;
+    struct members again;
+    struct buf bytes = {0};
+    bool leads = false;
+
+    if (c->failed || c->raft.state != RAFT_LEADER)
+        return CONSENSUS_NOT_LEADER;
+    if (c->raft.configuration_uncommitted_index != 0 || raft_transferee(&c->raft) != 0)
+        return CONSENSUS_BUSY;
+    /* A leader that is no voter any more would go on leading those who count it out; it hands over first. */
+    for (size_t i = 0; i < to->count; i++)
+        leads |= to->at[i].id == c->set.id && to->at[i].role == MEMBER_VOTER;
+    if (!leads || to->count > MEMBERS_MAX || !is_one_change(&c->members, to))
+        return CONSENSUS_REFUSED;
+    consensus_encode(to, &bytes);
+    e.change = buf_head(&bytes);
+    e.change_bytes = bytes.len;
+    if (!bytes.failed && consensus_decode(e.change, e.change_bytes, &again))
+        answer = submit_entry(c, &e);
+    buf_free(&bytes);
+    return answer;
+}
+
+void consensus_encode(const struct members *m, struct buf *out)
+{
+    members_encode(m, out);
+}
+
+bool consensus_decode(const void *bytes, size_t n, struct members *out)
+{
+    return members_decode(bytes, n, out);
+}
+
+uint64_t consensus_committed_change(const struct consensus *c, struct buf *out)
+{
+    struct raft_buffer bytes;
+
+    if (c->raft.configuration_committed_index == 0)
+        return 0;
+    CHECK(raft_configuration_encode(&c->raft.configuration_committed, &bytes) == 0);
+    buf_append(out, bytes.base, bytes.len);
+    raft_free(bytes.base);
+    return c->raft.configuration_committed_index;
+}
+
+/* ---- leading ---- */
+
+enum consensus_answer consensus_submit(struct consensus *c, struct record *r, uint64_t window)
+{
+    const struct consensus_entry e = {.index = r->index, .term = r->term, .type = r->type, .record = r};
+
+    if (c->failed || c->raft.state != RAFT_LEADER)
+        return CONSENSUS_NOT_LEADER;
+    if (raft_transferee(&c->raft) != 0)
+        return CONSENSUS_BUSY;
+    /* WINDOW (T17): libraft never refuses: it would take entries without end while no quorum, or no disk, answers,
+     * and scan them at each acknowledgement. */
+    if (GUARD(c, WINDOW) && c->last - c->committed >= window)
+        return CONSENSUS_BUSY;
+    CHECK(r->type == RECORD_COMMAND && r->index == c->last + 1 && r->term == c->raft.current_term);
+    return submit_entry(c, &e);
+}
+
+enum consensus_answer consensus_transfer(struct consensus *c, uint64_t id)
+{
+    struct raft_event ev = {.type = RAFT_TRANSFER};
+    bool voter = false;
+
+    if (c->failed || c->raft.state != RAFT_LEADER)
+        return CONSENSUS_NOT_LEADER;
+    for (size_t i = 0; i < c->members.count; i++)
+        voter |= c->members.at[i].id == id && c->members.at[i].role == MEMBER_VOTER;
+    if (!voter || id == c->set.id)
+        return CONSENSUS_REFUSED;
+    /* T11: to one that lacks something libraft sends its message too early, once, and in vain. */
+    if (raft_transferee(&c->raft) != 0 || consensus_match(c, id) != c->last)
+        return CONSENSUS_BUSY;
+    c->contact.transfer_term = c->raft.current_term; /* before the message leaves */
+    ev.transfer.server_id = id;
+    if (step(c, &ev, NULL) != 0)
+        return CONSENSUS_REFUSED;
+    settle(c);
+    return CONSENSUS_OK;
+}
+
+/* The shorter timer makes this node a candidate sooner, not a voter for others: it answers no vote requests
+ * meanwhile, follows nobody (else the timer is as before), and has kept what it promised to its last leader
+ * (contact.h). */
+void consensus_campaign_first(struct consensus *c, bool on)
+{
+    uint64_t now = clock_ms(c);
+    bool shorter;
+
+    on = on && !c->failed && known_leader(c) == 0;
+    shorter = on && now - c->contact.followed_ms >= c->set.election_ms;
+    c->contact.first_until_ms = on ? now + CAMPAIGN_FIRST_TIMEOUTS * (uint64_t)c->set.election_ms : 0;
+    raft_set_election_timeout(&c->raft, shorter ? c->set.election_ms / 2 : c->set.election_ms);
+    arm(c);
+}
+
+/* ---- snapshots ---- */
+
+bool consensus_install(struct consensus *c, const struct consensus_base *base)
+{
+    struct raft_event ev = {.type = RAFT_RECEIVE};
+    struct raft_message rm = {.type = RAFT_INSTALL_SNAPSHOT, .server_address = "peer"};
+    struct raft_install_snapshot *is = &rm.install_snapshot;
+    struct raft_buffer bytes = {(void *)(uintptr_t)base->change, base->change_bytes};
+    struct members decoded;
+    bool before = c->installing;
+
+    /* INSTALL (T13): while one is being installed libraft ignores another, and leaks it. */
+    if (c->failed || (GUARD(c, INSTALL) && c->installing) || c->raft.state != RAFT_FOLLOWER || known_leader(c) == 0)
+        return false;
+    if (base->index == 0 || base->term == 0 || base->term > c->raft.current_term ||
+        base->change_index > base->index || !consensus_decode(base->change, base->change_bytes, &decoded))
+        return false;
+    rm.server_id = known_leader(c);
+    is->term = c->raft.current_term;
+    is->last_index = base->index;
+    is->last_term = base->term;
+    is->conf_index = base->change_index;
+    CHECK(raft_configuration_decode(&bytes, &is->conf) == 0); /* libraft's from here on, or ours again: c->install */
+    ev.receive.message = &rm;
+    step(c, &ev, NULL);
+    settle(c);
+    return c->installing && !before;
+}
+
+void consensus_installed(struct consensus *c)
+{
+    struct raft_event ev = {.type = RAFT_PERSISTED_SNAPSHOT};
+
+    if (c->failed)
+        return;
+    CHECK(c->installing);
+    c->installing = false;
+    c->last = c->durable = c->install.index;
+    ev.persisted_snapshot.metadata = c->install; /* libraft takes its configuration back */
+    ev.persisted_snapshot.last = true;
+    c->changed = true;
+    if (step(c, &ev, NULL) == 0)
+        settle(c);
+}
+
+bool consensus_compact(struct consensus *c, uint64_t index, uint64_t first_kept)
+{
+    struct raft_event ev = {.type = RAFT_SNAPSHOT};
+    struct raft_snapshot_metadata *at = &ev.snapshot.metadata;
+    uint64_t trailing = index + 1 - first_kept;
+
+    if (c->failed || c->installing || index > c->committed || first_kept == 0 || first_kept > index + 1 ||
+        index <= c->raft.trail.snapshot.index || c->raft.configuration_committed_index > index ||
+        trailing > UINT32_MAX)
+        return false;
+    at->index = index;
+    at->term = c->host.term_at(c->arg, index);
+    at->configuration_index = c->raft.configuration_committed_index;
+    if (at->term == 0 || at->configuration_index == 0)
+        return false;
+    copy_configuration(&c->raft.configuration_committed, &at->configuration); /* libraft takes it over */
+    ev.snapshot.trailing = (unsigned)trailing;
+    if (step(c, &ev, NULL) == 0)
+        settle(c);
+    return !c->failed;
+}
+
+/* ---- questions ---- */
+
+uint64_t consensus_due_ms(const struct consensus *c)
+{
+    return c->due_ms;
+}
+
+bool consensus_transferring(const struct consensus *c)
+{
+    return raft_transferee(&c->raft) != 0;
+}
+
+enum consensus_role consensus_role(const struct consensus *c)
+{
+    return c->role;
+}
+
+uint64_t consensus_term(const struct consensus *c)
+{
+    return c->raft.current_term;
+}
+
+uint64_t consensus_leader(const struct consensus *c)
+{
+    return c->leader;
+}
+
+uint64_t consensus_last(const struct consensus *c)
+{
+    return c->last;
+}
+
+uint64_t consensus_commit(const struct consensus *c)
+{
+    return c->commit;
+}
+
+uint64_t consensus_match(const struct consensus *c, uint64_t id)
+{
+    raft_index match = 0;
+
+    return raft_match_index(&c->raft, id, &match) == 0 ? match : 0;
+}
+
+uint64_t consensus_heard_ms(const struct consensus *c, uint64_t id)
+{
+    const struct contact_peer *p = contact_find(&c->contact, id);
+
+    return p != NULL ? p->heard_ms : 0;
+}
+
+const struct members *consensus_members(const struct consensus *c)
+{
+    return &c->members;
+}
+
+bool consensus_changing(const struct consensus *c)
+{
+    return c->raft.configuration_uncommitted_index != 0;
+}
+
+uint64_t consensus_lease_end_ms(const struct consensus *c)
+{
+    if (c->role != CONSENSUS_LEADER)
+        return 0;
+    return contact_lease_end_ms(&c->contact, &c->members, c->raft.current_term, c->host.boot_ms(c->arg));
+}
+
+uint64_t consensus_proven_ms(const struct consensus *c)
+{
+    return c->role == CONSENSUS_LEADER ? contact_proven_ms(&c->contact, &c->members, c->host.boot_ms(c->arg)) : 0;
+}
