@@ -90,6 +90,7 @@ void config_defaults(struct config *c);
  * err and returns false. */
 bool config_load(struct config *c, int argc, char **argv, struct buf *err);
 
+bool config_name_ok(const char *text); /* of a node, a zone, a group: 1 to 64 letters, digits, '.', '_', '-' */
 /* valkey none: this node keeps the log and has no Valkey. */
 bool config_log_only(const struct config *c);
 /* The line of this node, NULL if there are no members. After config_load() it is there if there are any. */

@@ -49,7 +49,6 @@ void setting_show(const struct setting *s, const struct config *c, char *out,
 bool setting_equal(const struct setting *s, const struct config *a, const struct config *b);
 
 /* config_members.c. The check is of the whole settings: false with a reason. */
-bool config_name_ok(const char *text);      /* 1 to 64 letters, digits, '.', '_', '-' */
 bool config_host_port_ok(const char *text); /* something, a colon, a port */
 bool config_members_parse(struct config *c, int argc, char *const *argv, char *why, size_t why_size);
 void config_members_show(const struct config *c, char *out, size_t out_size);

@@ -457,6 +457,7 @@ void core_free(struct core *c)
     loop_timer_free(c->marker_timer);
     loop_timer_free(c->tick);
     log_close(c->log);
+    core_admin_end(c);
     seq_free(c->seq);
     command_table_free(c->commands);
     valkey_identity_free(c->identity);

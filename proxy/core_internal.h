@@ -52,6 +52,9 @@ struct core {
     uint64_t writes_sync, writes_captured, writes_async, writes_uncertain;
     struct histogram commit_us, forward_us, release_us;
 
+    uint64_t elections, dropped_writes; /* leaderships begun; async writes given up on losing one */
+    struct core_request *requests;      /* core_admin.c */
+
     void (*drained)(void *arg);
     void *drained_arg;
     uint64_t drain_until_ms;
@@ -71,6 +74,9 @@ void lane_send(struct core *c, struct op *op);
 void lane_markers(struct core *c); /* sends one if it is wanted and possible */
 void lane_on_retry(void *arg);
 void lane_on_marker_retry(void *arg);
+
+/* core_admin.c */
+void core_admin_end(struct core *c); /* after log_close(): what has not been answered is now */
 
 /* core_node.c */
 extern const struct node_events core_node_events;

@@ -9,6 +9,8 @@ static const char *state_name(const struct core *c)
 {
     if (c->drained != NULL)
         return "draining";
+    if (c->node == NULL)
+        return "log-only";
     if (node_state(c->node) != NODE_ATTACHED)
         return node_state_name(node_state(c->node));
     return c->worker_open ? "serving" : "probing";
@@ -41,12 +43,95 @@ static void node_part(struct core *c, struct status *s)
     s->snapshot_bytes = f->snapshot_bytes;
     s->snapshot_unix_ms = f->snapshot_unix_ms;
     s->snapshot_running = f->snapshot_running;
+    s->fed_index = f->fed_index;
+    s->feeds_full = f->feeds_full;
+    s->feeds_partial = f->feeds_partial;
     s->tap_offset = c->attached ? node_tap_offset(c->node) : 0;
     s->tap_durable_offset = c->durable_offset;
     if (c->identity != NULL) {
         (void)snprintf(s->valkey_version, sizeof s->valkey_version, "%s", c->identity->version);
         (void)snprintf(s->valkey_run_id, sizeof s->valkey_run_id, "%s", c->identity->run_id);
     }
+}
+
+static void member_part(struct status_member *to, const struct log_member_status *from)
+{
+    const struct member *m = &from->member;
+
+    _Static_assert(sizeof to->name >= sizeof m->name && sizeof to->address >= sizeof m->address, "nothing is cut");
+    (void)snprintf(to->name, sizeof to->name, "%s", m->name);
+    (void)snprintf(to->zone, sizeof to->zone, "%s", m->zone);
+    (void)snprintf(to->address, sizeof to->address, "%s", m->address);
+    to->role = m->role == MEMBER_STANDBY ? "standby" : m->log_only ? "log-only" : "voter";
+    to->self = from->self;
+    to->leader = from->leader;
+    to->connected = from->connected || from->self;
+    to->match_index = from->match_index;
+    to->heard_ms_ago = from->self ? 0 : from->heard_ms_ago;
+    to->snapshot_index = from->state.snapshot_index;
+    to->fed_index = from->state.fed_index;
+    to->clock_skew_ms = from->clock_skew_ms;
+}
+
+/* Could all voters that make a majority be in one zone? */
+static bool single_zone(const struct log_member_status *at, size_t count)
+{
+    size_t voters = 0, most = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        size_t same = 0;
+
+        voters += at[i].member.role == MEMBER_VOTER;
+        for (size_t j = 0; j < count; j++)
+            same += at[j].member.role == MEMBER_VOTER && strcmp(at[i].member.zone, at[j].member.zone) == 0;
+        most = same > most ? same : most;
+    }
+    return most * 2 >= voters; /* half of them gone, the rest is no majority either */
+}
+
+static const char *role_name(const struct core *c)
+{
+    switch (log_role(c->log)) {
+    case LOG_LEADS:
+        return "leader";
+    case LOG_LOST:
+        return c->worker_open ? "detached" : "none";
+    case LOG_FOLLOWS:
+        break;
+    }
+    return log_leader(c->log)[0] != '\0' ? "follower" : "none";
+}
+
+static void group_part(struct core *c, struct status *s)
+{
+    struct log_member_status members[STATUS_MEMBERS_MAX];
+    const char *busy = log_members_busy(c->log);
+
+    (void)snprintf(s->node, sizeof s->node, "%.64s", c->config->node);
+    (void)snprintf(s->cluster, sizeof s->cluster, "%.64s", c->config->cluster);
+    (void)snprintf(s->role, sizeof s->role, "%s", role_name(c));
+    (void)snprintf(s->leader, sizeof s->leader, "%s", log_leader(c->log));
+    (void)snprintf(s->members_busy, sizeof s->members_busy, "%s", busy != NULL ? busy : "");
+    s->detached = strcmp(s->role, "detached") == 0;
+    s->elections = c->elections;
+    s->dropped_writes = c->dropped_writes;
+    s->zone[0] = '\0';
+    s->member_count = log_members(c->log, members, STATUS_MEMBERS_MAX);
+    for (size_t i = 0; i < s->member_count; i++) {
+        member_part(&s->members[i], &members[i]);
+        if (members[i].self)
+            (void)snprintf(s->zone, sizeof s->zone, "%s", members[i].member.zone);
+    }
+    s->single_zone = single_zone(members, s->member_count);
+}
+
+/* A follower is ready when what it relays arrives: the leader is known, and there is a link to it. */
+static bool reaches_leader(const struct status *s)
+{
+    for (size_t i = 0; i < s->member_count; i++)
+        if (s->members[i].leader && s->members[i].connected)
+            return strcmp(s->role, "follower") == 0;
+    return false;
 }
 
 void core_status(struct core *c, struct status *s)
@@ -59,7 +144,6 @@ void core_status(struct core *c, struct status *s)
     s->lag_ms = oldest != 0 && now > oldest ? (now - oldest) / 1000u : 0;
     s->lag_max_ms = (uint64_t)c->config->durability_lag_max_ms;
     s->refusing_writes = c->refusal != WRITES_ACCEPTED;
-    s->ready = c->worker_open && !s->refusing_writes && c->drained == NULL;
     s->pending_intents = f.pending_intents;
     s->tainted_keys = f.tainted_keys;
     s->tainted_all = f.tainted_all;
@@ -74,5 +158,8 @@ void core_status(struct core *c, struct status *s)
     s->forward_us = c->forward_us;
     s->release_us = c->release_us;
     log_part(c, s);
-    node_part(c, s);
+    group_part(c, s);
+    if (c->node != NULL)
+        node_part(c, s);
+    s->ready = c->drained == NULL && ((c->worker_open && !s->refusing_writes) || reaches_leader(s));
 }

@@ -21,6 +21,7 @@
 #include "log/base/loop.h"
 #include "proxy/admin.h"
 #include "proxy/core.h"
+#include "proxy/core_admin.h"
 #include "proxy/message.h"
 #include "proxy/status.h"
 #include "proxy/worker.h"
@@ -61,6 +62,23 @@ static const struct status *fill_status(void *arg)
     worker_status(h->worker, &h->status);
     return &h->status;
 }
+
+static void admin_transfer(void *arg, const char *to, admin_done *done, void *done_arg)
+{
+    core_transfer(((struct holdfast *)arg)->core, to, done, done_arg);
+}
+
+static void admin_members(void *arg, enum log_change what, const char *name, admin_done *done, void *done_arg)
+{
+    core_change_members(((struct holdfast *)arg)->core, what, name, done, done_arg);
+}
+
+static void admin_snapshot(void *arg, admin_done *done, void *done_arg)
+{
+    core_snapshot(((struct holdfast *)arg)->core, done, done_arg);
+}
+
+static const struct admin_actions admin_actions = {admin_transfer, admin_members, admin_snapshot};
 
 /* An I/O error of the log: nothing may be acknowledged any more, and nothing said. */
 static void on_failed(void *arg, const char *why)
@@ -179,8 +197,8 @@ static bool start(struct holdfast *h)
 
     if ((h->core = core_new(h->loop, &h->diag, &core, why, sizeof why)) == NULL ||
         (h->worker = worker_new(h->loop, &h->diag, &worker, why, sizeof why)) == NULL ||
-        (h->config.admin_port != 0 &&
-         (h->admin = admin_new(h->loop, &h->diag, &h->config, fill_status, h, why, sizeof why)) == NULL)) {
+        (h->config.admin_port != 0 && (h->admin = admin_new(h->loop, &h->diag, &h->config, fill_status,
+                                                            &admin_actions, h, why, sizeof why)) == NULL)) {
         diag_log(&h->diag, DIAG_WARNING, "%s", why);
         return false;
     }
@@ -213,12 +231,12 @@ static void finish(struct holdfast *h)
 {
     struct message m;
 
-    if (h->admin != NULL)
-        admin_free(h->admin);
     if (h->worker != NULL)
         worker_free(h->worker);
     if (h->core != NULL)
         core_free(h->core);
+    if (h->admin != NULL) /* last: the core has told it how its actions ended */
+        admin_free(h->admin);
     while (queue_pop(&h->to_worker, &m))
         if (m.kind == TO_WORKER_SHUT)
             free(m.pointer);

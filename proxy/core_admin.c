@@ -1,0 +1,116 @@
+/* Requests of the admin port: each is remembered until the log or the node is done with it. */
+#include "proxy/core_admin.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "proxy/core_internal.h"
+
+enum { TRANSFER_TIMEOUT_MS = 10 * 1000, SNAPSHOT_LOOK_MS = 20 };
+
+struct core_request {
+    struct core *core;
+    struct core_request *next;
+    core_done *done;
+    void *arg;
+    struct loop_timer *look; /* snapshots: is it there yet? */
+    uint64_t newest_ms;      /* when the newest one before was taken */
+};
+
+static struct core_request *request_new(struct core *c, core_done *done, void *arg)
+{
+    struct core_request *r = must_calloc(1, sizeof *r);
+
+    *r = (struct core_request){.core = c, .next = c->requests, .done = done, .arg = arg};
+    c->requests = r;
+    return r;
+}
+
+static void release_request(void *object)
+{
+    struct core_request *r = object;
+
+    loop_timer_free(r->look);
+    free(r);
+}
+
+static void end_request(void *arg, bool ok, const char *why)
+{
+    struct core_request *r = arg, **at = &r->core->requests;
+
+    while (*at != r) {
+        CHECK(*at != NULL);
+        at = &(*at)->next;
+    }
+    *at = r->next;
+    r->done(r->arg, ok, why != NULL ? why : "");
+    loop_bury(r->core->loop, r, release_request); /* its own timer may have called */
+}
+
+void core_admin_end(struct core *c)
+{
+    while (c->requests != NULL) {
+        struct core_request *r = c->requests;
+
+        c->requests = r->next;
+        r->done(r->arg, false, "the node is stopping");
+        release_request(r);
+    }
+}
+
+/* Only the leader can hand over or change the group; a follower says where to ask. */
+static bool leads(const struct core *c, core_done *done, void *arg)
+{
+    char why[160] = "this node is alone: there is no group";
+
+    if (!log_alone(c->log) && log_role(c->log) == LOG_LEADS)
+        return true;
+    if (!log_alone(c->log) && log_leader(c->log)[0] != '\0' && log_role(c->log) == LOG_FOLLOWS)
+        (void)snprintf(why, sizeof why, "this node does not lead: ask the leader, %s", log_leader(c->log));
+    else if (!log_alone(c->log))
+        (void)snprintf(why, sizeof why, "no leader is known: a majority of the members is needed");
+    done(arg, false, why);
+    return false;
+}
+
+void core_transfer(struct core *c, const char *to, core_done *done, void *arg)
+{
+    if (leads(c, done, arg))
+        log_transfer(c->log, to, TRANSFER_TIMEOUT_MS, end_request, request_new(c, done, arg));
+}
+
+void core_change_members(struct core *c, enum log_change what, const char *name, core_done *done, void *arg)
+{
+    if (leads(c, done, arg))
+        log_change_members(c->log, what, name, end_request, request_new(c, done, arg));
+}
+
+/* ---- snapshots ---- */
+
+static void on_look(void *arg)
+{
+    struct core_request *r = arg;
+    const struct node_figures *f = node_figures(r->core->node);
+    bool ok = f->snapshot_unix_ms > r->newest_ms;
+
+    if (f->snapshot_running)
+        loop_timer_once(r->look, SNAPSHOT_LOOK_MS);
+    else
+        end_request(r, ok, ok ? "" : "it was given up: the node's log says why");
+}
+
+void core_snapshot(struct core *c, core_done *done, void *arg)
+{
+    struct core_request *r;
+
+    if (c->node != NULL)
+        node_snapshot(c->node);
+    if (c->node == NULL || !node_figures(c->node)->snapshot_running) {
+        done(arg, false, c->node == NULL ? "this node has no Valkey" : "Valkey's state is not proven at present");
+        return;
+    }
+    r = request_new(c, done, arg);
+    r->newest_ms = node_figures(c->node)->snapshot_unix_ms;
+    r->look = loop_timer_new(c->loop, on_look, r);
+    loop_timer_once(r->look, SNAPSHOT_LOOK_MS);
+}
