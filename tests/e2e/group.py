@@ -340,11 +340,13 @@ class Group:
         codes = {}
         for m in self:
             if m.alive():
+                if m.paused:
+                    m.resume()
                 m.end_expected = True
-                m.process.terminate()
+                m.process.terminate()  # once: a second one means "at once"
         for m in self:
             if m.process is not None:
-                codes[m.name] = m.terminate(seconds)
+                codes[m.name] = m.process.wait(seconds * PATIENCE)
         return codes
 
     def close(self):

@@ -7,6 +7,10 @@ reference. What is random (SPOP, XADD *) is run there as what the answer says th
 
 Beside that all clients share lists (RPUSH of unique ids in several ways, reads, COPY), queues (blocking pops), counters,
 and use keys with times to live of milliseconds. history.py judges those.
+
+For a group, clients are given the addresses of all nodes: each begins at another one and goes on to the next when it is cut off or
+refused for long. They also share registers, sets that only grow and a set that is drawn from (Shared(..., group=True)), whose answers
+must look like one server's, whichever node gave them.
 """
 import random
 import threading
@@ -16,8 +20,9 @@ import history
 from resp import Client, Closed, RespError, encode
 
 UNKNOWN, REFUSED, OK = "unknown", "refused", "ok"
-REFUSALS = ("CLUSTERDOWN", "LOADING", "EXECABORT")
+REFUSALS = ("CLUSTERDOWN", "LOADING", "EXECABORT", "READONLY", "TRYAGAIN")
 RETRY_S = 0.01
+REFUSALS_UNTIL_ELSEWHERE = 50
 TTL_SLACK_MS = 30  # Valkey's clock is read once per turn of its loop
 
 
@@ -227,14 +232,21 @@ class Reference:
 class Shared:
     """What all clients of one round work on together, and what they saw. list.append is atomic."""
 
-    def __init__(self, tag, lists=3):
-        self.tag = tag
+    def __init__(self, tag, lists=3, group=False):
+        self.tag, self.group = tag, group
         self.lists = [f"{tag}:list{n}" for n in range(lists)]
         self.pushes, self.reads, self.copies = [], [], []
         self.queues = [f"{tag}:queue{n}" for n in range(2)]
         self.pushed, self.popped, self.unknown_pops = {}, [], []
         self.counter = f"{tag}:counter"
         self.counted, self.uncounted = [], []
+        self.counts = []
+        self.registers = [f"{tag}:register{n}" for n in range(4)]
+        self.accesses = []
+        self.sets = [f"{tag}:set{n}" for n in range(2)]
+        self.adds, self.members_read = [], []
+        self.draw = f"{tag}:draw"
+        self.put, self.drawn, self.unknown_draws = {}, [], []
         self.violations = []
         self.answered = 0
         self.codes = {}
@@ -243,9 +255,13 @@ class Shared:
 class LoadClient(threading.Thread):
     """One client. It works until `stop` is set, and reconnects when it is cut off."""
 
-    def __init__(self, number, address, reference, shared, seed, is_async=False, db=0, proto=2):
+    def __init__(self, number, address, reference, shared, seed, is_async=False, db=0, proto=2, timeout=30, ttl=True):
+        """address: one, or a list of all endpoints. ttl: use keys that expire (the clocks are right)."""
         super().__init__(daemon=True)
-        self.number, self.address, self.shared, self.is_async, self.db, self.proto = number, address, shared, is_async, db, proto
+        self.addresses = address if isinstance(address, list) else [address]
+        self.at = number % len(self.addresses)
+        self.number, self.shared, self.is_async, self.db, self.proto = number, shared, is_async, db, proto
+        self.timeout, self.ttl, self.refused_in_a_row = timeout, ttl, 0
         self.r = random.Random(f"{seed}/{number}")
         self.reference = Reference(reference, db)
         self.tag = f"{shared.tag}:c{number}"
@@ -279,7 +295,7 @@ class LoadClient(threading.Thread):
 
     def _connect(self):
         try:
-            self.client = Client(self.address, timeout=30, proto=2, db=0)
+            self.client = Client(self.addresses[self.at], timeout=self.timeout, proto=2, db=0)
             reply = self.client.ask("SELECT", self.db)
             if reply != b"OK":
                 self._drop()
@@ -287,12 +303,18 @@ class LoadClient(threading.Thread):
             self._drop()
         if self.client is None:
             time.sleep(RETRY_S)
+            self._elsewhere()
         return self.client is not None
+
+    def _elsewhere(self):
+        self.at = (self.at + 1) % len(self.addresses)
+        self.refused_in_a_row = 0
 
     def _drop(self):
         if self.client is not None:
             self.client.close()
             self.client = None
+            self._elsewhere()
 
     def exchange(self, commands):
         """(invoked, returned, replies); None stands for the replies that never came."""
@@ -318,8 +340,11 @@ class LoadClient(threading.Thread):
 
     def _count(self, what):
         self.done[what] += 1
+        self.refused_in_a_row = self.refused_in_a_row + 1 if what == REFUSED else 0
         if what == REFUSED:
             time.sleep(0.002)
+        if self.refused_in_a_row > REFUSALS_UNTIL_ELSEWHERE and len(self.addresses) > 1:
+            self._drop()
 
     def violation(self, text):
         self.shared.violations.append(f"client {self.number}: {text}")
@@ -329,6 +354,10 @@ class LoadClient(threading.Thread):
         return f"{self.number}.{self.serial}"
 
     def _step(self):
+        if self.shared.group and self.r.random() < 0.4:
+            self.r.choice([self._register, self._register, self._set, self._draw, self._count_up])()
+            self.shared.answered += 1
+            return
         dice = self.r.random()
         if dice < 0.55:
             self._bundle_step()
@@ -340,7 +369,7 @@ class LoadClient(threading.Thread):
             self._shared_copy()
         elif dice < 0.88:
             self._queue()
-        elif dice < 0.91:
+        elif dice < 0.91 or not self.ttl:
             self._count_up()
         else:
             self._ttl()
@@ -489,11 +518,67 @@ class LoadClient(threading.Thread):
             self.shared.popped.append((reply[1] if isinstance(reply, list) else reply).decode())
 
     def _count_up(self):
-        _, _, what, reply = self.ask("INCR", self.shared.counter)
+        if self.shared.group and self.r.random() < 0.3:
+            invoked, returned, what, reply = self.ask("GET", self.shared.counter)
+            if what == OK:
+                self.shared.counts.append(history.Count("get", int(reply or 0), invoked, returned))
+            return
+        invoked, returned, what, reply = self.ask("INCR", self.shared.counter)
         if what == OK:
             self.shared.counted.append(reply)
+            self.shared.counts.append(history.Count("incr", reply, invoked, returned))
         elif what == UNKNOWN:
             self.shared.uncounted.append(1)
+
+    # ---- groups: registers, growing sets, a set to draw from ----
+    def _register(self):
+        key = self.r.choice(self.shared.registers)
+        if self.r.random() < 0.5:
+            value = f"{self.tag}.{self.fresh_id()}"
+            command = self.r.choice([("SET", key, value), ("SET", key, value), ("SET", key, value, "EX", 100000), ("MSET", key, value),
+                                     ("EVAL", "return redis.call('SET', KEYS[1], ARGV[1])", 1, key, value)])
+            invoked, returned, what, reply = self.ask(*command)
+            if what == OK and reply != b"OK":
+                self.violation(f"{command}: {reply!r}")
+                what, returned = UNKNOWN, history.INFINITE
+            self.shared.accesses.append(history.Access(key, "write", value, invoked, returned, what))
+            return
+        command = self.r.choice([("GET", key), ("GET", key), ("MGET", key), ("EVAL_RO", "return redis.call('GET', KEYS[1])", 1, key)])
+        invoked, returned, what, reply = self.ask(*command)
+        if what == OK:
+            if isinstance(reply, list):
+                reply = reply[0]
+            if isinstance(reply, RespError):
+                self.violation(f"{command}: {reply!r}")
+            else:
+                self.shared.accesses.append(history.Access(key, "read", reply and reply.decode(), invoked, returned))
+
+    def _set(self):
+        key = self.r.choice(self.shared.sets)
+        if self.r.random() < 0.6:
+            member = self.fresh_id()
+            invoked, returned, what, reply = self.ask("SADD", key, member)
+            if what == OK and reply != 1:
+                self.violation(f"SADD {key} {member}: {reply!r}")
+            self.shared.adds.append(history.Add(key, member, invoked, returned, what))
+            return
+        invoked, returned, what, reply = self.ask("SMEMBERS", key)
+        if what == OK and isinstance(reply, list):
+            self.shared.members_read.append(history.Read(key, invoked, returned, [m.decode() for m in reply]))
+        elif what == OK:
+            self.violation(f"SMEMBERS {key}: {reply!r}")
+
+    def _draw(self):
+        if self.r.random() < 0.55:
+            member = self.fresh_id()
+            _, _, what, _ = self.ask("SADD", self.shared.draw, member)
+            self.shared.put[member] = what
+            return
+        _, _, what, reply = self.ask("SPOP", self.shared.draw)
+        if what == UNKNOWN:
+            self.shared.unknown_draws.append(1)
+        elif what == OK and isinstance(reply, bytes):
+            self.shared.drawn.append(reply.decode())
 
     # ---- times to live ----
     def _ttl(self):
@@ -609,6 +694,8 @@ def judge_sync(shared, clients, state):
     remaining = [e.decode() for q in shared.queues for e in client("LRANGE", q, 0, -1)]
     bad += history.queue(shared.pushed, shared.popped, len(shared.unknown_pops), remaining)
     bad += history.counter(shared.counted, len(shared.uncounted), int(client("GET", shared.counter) or 0))
+    if shared.group:
+        bad += judge_group(shared, client)
     for source, target, db in shared.copies:
         copied = [e.decode() for e in state.client(db)[0]("LRANGE", target, 0, -1)]
         if not copied or finals[source][:len(copied)] != copied:
@@ -618,6 +705,21 @@ def judge_sync(shared, clients, state):
             if not bundle_holds(bundle, state):
                 bad.add(f"{bundle.name}: differs from the reference after {bundle.steps} commands; last {bundle.retired}")
         _judge_ttl(bad, c, state)
+    return bad
+
+
+def judge_group(shared, client):
+    """What all clients of a group saw of its registers, sets and counter."""
+    finals = {}
+    for key in shared.registers:
+        invoked = time.monotonic()
+        value = client("GET", key)
+        finals[key] = (value and value.decode(), invoked, time.monotonic())
+    bad = history.lost_registers(shared.accesses, finals)
+    bad += history.growing_sets(shared.adds, shared.members_read, {k: {m.decode() for m in client("SMEMBERS", k)} for k in shared.sets})
+    left = [m.decode() for m in client("SMEMBERS", shared.draw)]
+    bad += [f"drawn: {b}" for b in history.queue(shared.put, shared.drawn, len(shared.unknown_draws), left)]
+    bad += history.counts(shared.counts, len(shared.uncounted), int(client("GET", shared.counter) or 0))
     return bad
 
 

@@ -1,0 +1,657 @@
+"""Three nodes in three zones: start, serve by every endpoint, fail over, hand over, lose a majority, lose a disk, and come back.
+
+HF_ROUNDS sets how often what is measured is repeated (few by default; 10 and more before a release, and then the medians must be within
+design section 10). test_group_faults.py has the long runs under load.
+"""
+import os
+import random
+import shutil
+import statistics
+import time
+
+import pytest
+
+from callers import Asking, Retrying
+from harness import FULL, SANITIZED, eventually, is_error, wait_until
+from resp import Client, Closed, RespError, info_fields
+
+ROUNDS = int(os.environ.get("HF_ROUNDS", "20" if FULL else "3"))
+MEASURED = ROUNDS >= 10 and not SANITIZED
+ELECTION_S = 0.4
+LAG_MAX_S = 10 if FULL else 3
+TOLERANCE_S = 1.0 if SANITIZED else 0.5
+CLUSTERDOWN = "CLUSTERDOWN The cluster is down"
+
+
+def median_within(values, limit, loosely, what):
+    """Asserts the bar when there are enough rounds, something looser otherwise, and prints it in any case."""
+    text = f"{what}: median {statistics.median(values) * 1000:.0f} ms, worst {max(values) * 1000:.0f} ms of {len(values)}"
+    print(text)
+    assert statistics.median(values) <= (limit if MEASURED else loosely), text
+
+
+def fill(client, count=200):
+    assert all(r == b"OK" for r in client.pipeline([("SET", f"k{n}", f"v{n}") for n in range(count)]))
+
+
+# ---- serving ----
+
+@pytest.mark.parametrize("form", ["tls", "plain", "spawn", "namespaces"])
+def test_every_endpoint_serves(rig, form):
+    g = rig.group(tls=form != "plain", spawn=form == "spawn", netns=form == "namespaces")
+    leader = g.leader()
+    for m in g:
+        with m.client() as c:
+            assert c("SET", f"by:{m.name}", m.name) == b"OK"
+            assert c("INCR", "counted") > 0
+            assert c("EVAL", "return redis.call('RPUSH', KEYS[1], ARGV[1])", 1, "list", m.name) > 0
+            assert c("MULTI") == b"OK" and c("SET", "tx", m.name) == b"QUEUED" and c("EXEC") == [b"OK"]
+    for m in g:
+        with m.client() as c:
+            for other in g:
+                assert c("GET", f"by:{other.name}") == other.name.encode()
+            assert c("GET", "counted") == b"3" and c("LLEN", "list") == 3
+    assert g.leader() is leader
+    g.wait_equal()
+
+
+def test_reader_port_serves_local_reads_and_refuses_writes(rig):
+    g = rig.group()
+    with g.leader().client() as c:
+        fill(c)
+    for m in g:
+        with m.reader() as c:
+            eventually(lambda: c.ask("GET", "k199"), lambda r: r == b"v199", 10, f"{m.name} has it")
+            assert c("MGET", "k0", "k1") == [b"v0", b"v1"]
+            for command in (("SET", "k", 1), ("DEL", "k0"), ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "k"), ("FLUSHALL",)):
+                assert is_error(c.ask(*command), "READONLY"), (m.name, command)
+            assert c("EXISTS", "k0") == 1
+    # A follower's reads do not need the others.
+    follower = g.followers()[0]
+    for m in g.others(follower):
+        g.kill9_zone(m)
+    with follower.reader() as c:
+        assert c("GET", "k7") == b"v7"
+
+
+def test_who_leads_is_told(rig):
+    g = rig.group()
+    leader = g.leader()
+    for m in g:
+        with m.client() as c:
+            fields = info_fields(c("INFO", "durability"))
+        assert fields["holdfast_role"] == ("leader" if m is leader else "follower"), fields
+        assert fields["holdfast_leader"] == leader.name
+        look = m.look()
+        assert look["leader"] == leader.name and look["role"] == fields["holdfast_role"]
+        assert {x["name"] for x in look["members"]} == {"a", "b", "c"}
+        code, metrics = m.http("/metrics")
+        assert code == 200 and "holdfast_" in metrics
+    assert len({m.look()["term"] for m in g}) == 1
+
+
+# ---- failing over ----
+
+def test_failover_time(rig):
+    """kill -9 of the leader and its Valkey, to the next acknowledged write by another endpoint."""
+    g, times = rig.group(), []
+    rnd = random.Random(1)
+    writers = []
+    for n in range(ROUNDS):
+        leader = g.leader()
+        others = g.others(leader)
+        writer = Retrying([m.endpoint() for m in others], f"w{n}")
+        writers.append(writer)
+        writer.start()
+        writer.wait_for(30)
+        killed = time.monotonic()
+        g.kill9_zone(leader, rnd)
+        times.append(writer.next_acknowledged(killed))
+        writer.wait_for(50)
+        writer.finish()
+        g.restart(leader)
+        g.wait_equal()
+    with g.leader().client() as c:
+        for writer in writers:
+            writer.check(c)
+    median_within(times, 1.0, 4.0, "kill -9 of the leader and its Valkey to the next acknowledged write")
+
+
+def test_the_leaders_valkey_dies(rig):
+    """The node lives on, hands leadership over and rebuilds its Valkey."""
+    g = rig.group()
+    leader = g.leader()
+    writer = Retrying([g.others(leader)[0].endpoint()], "w")
+    writer.start()
+    writer.wait_for(50)
+    killed = time.monotonic()
+    leader.valkey_process.kill9()
+    print(f"to the next acknowledged write: {writer.next_acknowledged(killed):.3f} s")
+    assert g.leader(besides=[leader]) is not leader
+    leader.valkey_process.restart_empty()
+    writer.wait_for(50)
+    g.wait_joined(leader)
+    writer.finish()
+    g.wait_equal()
+    with g.leader().client() as c:
+        writer.check(c)
+
+
+def test_planned_transfer(rig):
+    g, held = rig.group(), []
+    by_all = {m.name: Retrying([m.endpoint()], f"by-{m.name}") for m in g}
+    for w in by_all.values():
+        w.start()
+    for w in by_all.values():
+        w.wait_for(100)
+    for _ in range(ROUNDS):
+        leader = g.leader()
+        asked = time.monotonic()
+        code, text = g.transfer()
+        done = time.monotonic()
+        assert code == 200, text
+        assert g.leader(besides=[leader])
+        for w in by_all.values():
+            w.wait_for(30)
+        held.append(max(w.longest(asked, done + 0.2) for w in by_all.values()))
+        g.wait_serving()
+        wait_until(lambda: all(m.serves_reads() for m in g), 10, "all Valkeys are warm")
+    for w in by_all.values():
+        w.finish()
+        assert not w.troubled(), w.troubled()[:5]
+    g.wait_equal()
+    with g.leader().client() as c:
+        for w in by_all.values():
+            w.check(c)
+    refused = sum(len(r.attempts) for w in by_all.values() for r in w.requests)
+    print(f"{refused} refusals were retried")
+    median_within(held, 0.1, 1.0, "planned hand-over: longest held request")
+
+
+def test_transfer_to_a_named_node(rig):
+    g = rig.group()
+    for m in [*g.followers(), *g.followers()]:
+        if m is not g.leader():
+            code, text = g.transfer(to=m)
+            assert code == 200, text
+            wait_until(lambda: g.leader_now() is m, 10, f"{m.name} leads")
+            g.wait_serving()
+            wait_until(lambda: all(x.serves_reads() for x in g), 10, "all Valkeys are warm")
+    code, text = g.leader().http("/transfer?to=nobody", "POST")
+    assert code >= 400 and text.strip()
+    g.wait_serving()
+
+
+def test_sigterm_of_the_leader(rig):
+    """Drain, then hand over: who retries sees no doubt, and the node ends with 0."""
+    g = rig.group()
+    leader = g.leader()
+    other = Retrying([m.endpoint() for m in g.others(leader)], "other")
+    own = Retrying([leader.endpoint(), *(m.endpoint() for m in g.others(leader))], "own")
+    for w in (other, own):
+        w.start()
+    for w in (other, own):
+        w.wait_for(50)
+    asked = time.monotonic()
+    assert leader.terminate() == 0
+    for w in (other, own):
+        w.wait_for(50)
+        w.finish()
+    print(f"longest held: {max(other.longest(asked, asked + 5), own.longest(asked, asked + 5)) * 1000:.0f} ms")
+    assert not other.troubled() and not own.troubled(), (other.troubled()[:3], own.troubled()[:3])
+    g.restart(leader)
+    g.wait_equal()
+    with leader.client() as c:
+        other.check(c), own.check(c)
+
+
+def test_sigterm_of_a_follower(rig):
+    g = rig.group()
+    leader, follower = g.leader(), g.followers()[0]
+    w = Retrying([leader.endpoint()], "w")
+    w.start()
+    w.wait_for(50)
+    asked = time.monotonic()
+    assert follower.terminate() == 0
+    w.wait_for(200)
+    w.finish()
+    assert not w.troubled() and not any(r.attempts for r in w.requests), "a minority's end is not seen"
+    print(f"longest: {w.longest(asked, asked + 5) * 1000:.0f} ms")
+    assert g.leader() is leader
+    g.restart(follower)
+    g.wait_equal()
+
+
+@pytest.mark.parametrize("how", ["kill", "pause"])
+def test_losing_a_minority_costs_nothing(rig, how):
+    g = rig.group()
+    leader, victim = g.leader(), g.followers()[0]
+    w, r = Retrying([leader.endpoint()], "w"), Asking(leader.endpoint(), "GET", "k")
+    for t in (w, r):
+        t.start()
+    w.wait_for(100)
+    lost = time.monotonic()
+    g.kill9_zone(victim) if how == "kill" else g.pause(victim)
+    wait_until(lambda: time.monotonic() > lost + 2, 5, "two seconds")
+    w.wait_for(50)
+    assert g.leader() is leader
+    g.restart(victim, wait=False) if how == "kill" else g.resume(victim)
+    g.wait_joined(victim)
+    w.wait_for(50)
+    w.finish(), r.finish()
+    assert not w.troubled() and not any(x.attempts for x in w.requests)
+    assert len(r.good()) == len(r.seen)
+    slowest = w.longest(lost, time.monotonic())
+    print(f"slowest write: {slowest * 1000:.0f} ms")
+    assert slowest < ELECTION_S * (4 if SANITIZED else 1)
+    g.wait_equal()
+
+
+# ---- losing the majority ----
+
+def test_majority_lost_sync(rig):
+    """Reads until the lease ends, then CLUSTERDOWN; waiting writes are uncertain, later ones refused; service returns by itself."""
+    g = rig.group()
+    leader, followers = g.leader(), g.followers()
+    with leader.client() as c:
+        fill(c)
+    writer, reader = Retrying([leader.endpoint()], "w"), Asking(leader.endpoint(), "GET", "k7")
+    for t in (writer, reader):
+        t.start()
+    writer.wait_for(50)
+    lost = time.monotonic()
+    for m in followers:
+        g.pause(m)
+    gone = time.monotonic()
+    wait_until(lambda: reader.errors("CLUSTERDOWN"), 10, "reads are refused")
+    first = reader.errors("CLUSTERDOWN")[0]
+    print(f"reads were refused {first[1] - gone:.3f} s after the majority was gone")
+    assert first[1] - gone <= ELECTION_S + TOLERANCE_S
+    assert all(s[2] == b"v7" for s in reader.good()), "what is read is right"
+    assert max(s[1] for s in reader.good()) - gone <= ELECTION_S + 0.1, "no read is answered after the lease"
+    wait_until(lambda: writer.requests[-1].attempts, 10, "writes are refused")
+    with leader.client() as c:
+        assert c.ask("SET", "k", 1).text.startswith("CLUSTERDOWN"), "writes are refused"
+        assert c.ask("GET", "k7").text.startswith("CLUSTERDOWN")
+        assert c("PING") == b"PONG"
+    assert len(writer.troubled(lost)) <= 1, "the one that was waiting"
+    with leader.reader() as c:
+        assert c("GET", "k7") == b"v7", "stale reads go on"
+    g.resume(followers[0])
+    back = time.monotonic()
+    print(f"back after {writer.next_acknowledged(back):.3f} s")
+    g.resume(followers[1])
+    writer.wait_for(50)
+    writer.finish(), reader.finish()
+    g.wait_serving()
+    g.wait_equal()
+    with g.leader().client() as c:
+        writer.check(c)
+
+
+@pytest.mark.parametrize("how", ["pause", "kill"])
+def test_majority_lost_async(rig, how):
+    """Writes go on until the oldest unlogged one is durability-lag-max old, reads for ever; nothing is lost if nobody else led."""
+    g = rig.group(durability="async", durability_lag_max=f"{LAG_MAX_S}s")
+    leader, followers = g.leader(), g.followers()
+    with leader.client() as c:
+        fill(c)
+    writer, reader = Retrying([leader.endpoint()], "w", pause=0.01), Asking(leader.endpoint(), "GET", "k7", pause=0.01)
+    for t in (writer, reader):
+        t.start()
+    writer.wait_for(50)
+    wait_until(lambda: leader.look()["lag_ms"] < 500, 5, "the log keeps up")
+    began = time.monotonic()
+    for m in followers:
+        g.pause(m) if how == "pause" else g.kill9_zone(m)
+    lost = time.monotonic()
+    wait_until(lambda: writer.requests[-1].attempts, LAG_MAX_S + 10, "writes are refused")
+    refused = time.monotonic()
+    told = writer.requests[-1]
+    assert told.attempts[0].startswith("CLUSTERDOWN"), told
+    took = told.sent - began
+    print(f"writes were refused {took:.2f} s after the majority was gone (bound {LAG_MAX_S} s; it went within {lost - began:.2f} s)")
+    assert LAG_MAX_S - TOLERANCE_S <= took <= LAG_MAX_S + TOLERANCE_S + (lost - began)
+    assert not [r for r in writer.requests[:-1] if r.sent > began and r.attempts], "none before"
+    wait_until(lambda: time.monotonic() > refused + 1, 3, "a second")
+    assert not reader.errors() and max(s[1] for s in reader.good()) > refused, "reads go on"
+    assert not writer.requests[-1].acknowledged
+    assert not writer.troubled(), writer.troubled()[:3]
+    if how == "pause":
+        g.resume(followers[0])
+    else:
+        g.restart(followers[0], wait=False)
+    back = time.monotonic()
+    print(f"back after {writer.next_acknowledged(back):.3f} s")
+    g.resume(followers[1]) if how == "pause" else g.restart(followers[1])
+    writer.wait_for(50)
+    writer.finish(), reader.finish()
+    g.wait_serving()
+    g.wait_equal()
+    if g.leader() is leader:
+        with leader.client() as c:
+            writer.check(c)
+    else:
+        print("another node was elected")
+        with g.leader().client() as c:
+            there = {e.decode() for e in c("LRANGE", writer.key, 0, -1)}
+        gone = [r for r in writer.acknowledged() if r.id not in there]
+        assert all(r.acknowledged > began - LAG_MAX_S for r in gone)
+
+
+# ---- composition ----
+
+def test_witness(rig):
+    """Two zones with a Valkey and a third with the log only: any one of them may go."""
+    g = rig.group(witness=True)
+    a, b, w = g
+    assert w.log_only and g.leader() is not w
+    writer = Retrying([a.endpoint(), b.endpoint()], "w")
+    writer.start()
+    writer.wait_for(50)
+    for victim in (g.leader(), w):
+        g.kill9_zone(victim)
+        killed = time.monotonic()
+        writer.next_acknowledged(killed, 30)
+        writer.wait_for(20)
+        g.restart(victim)
+        g.wait_serving(members=["a", "b"])
+    leader = g.leader()
+    other = b if leader is a else a
+    g.kill9_zone(leader)
+    writer.wait_for(20)
+    wait_until(lambda: g.leader_now() is other, 10, "the other one leads, not the witness")
+    g.restart(leader)
+    writer.finish()
+    g.wait_equal()
+    with other.client() as c:
+        writer.check(c)
+
+
+def test_five_nodes(rig):
+    g = rig.group(n=5, zones=["az-a", "az-a", "az-b", "az-b", "az-c"])
+    writer = Retrying(g.endpoints(), "w")
+    writer.start()
+    writer.wait_for(50)
+    leader = g.leader()
+    follower = g.others(leader)[-1]
+    g.kill9_zone(leader), g.kill9_zone(follower)
+    writer.wait_for(50)
+    g.restart(leader), g.restart(follower)
+    writer.wait_for(20)
+    writer.finish()
+    g.wait_equal(60)
+    with g.leader().client() as c:
+        writer.check(c)
+
+
+def ends(m, seconds=20):
+    """It ends by itself; (exit code, what it said)."""
+    m.launch()
+    m.end_expected = True
+    wait_until(lambda: not m.alive(), seconds, f"{m.name} ends: {m.text()[-1500:]}")
+    return m.process.returncode, m.text()
+
+
+def test_a_majority_in_one_zone_is_refused(rig):
+    g = rig.group(zones=["az-a", "az-a", "az-b"], start=False)
+    for m in g:
+        code, text = ends(m)
+        assert code != 0
+        assert "az-a" in text and "allow-single-az" in text, text[-1500:]
+    for m in g:
+        m.settings["allow-single-az"] = "yes"
+    g.start()
+    assert all("allow-single-az" in m.text().split("bye")[-1] for m in g), "it warns"
+    with g.leader().client() as c:
+        assert info_fields(c("INFO", "durability")).get("holdfast_single_az") == "1"
+
+
+@pytest.mark.parametrize("what", ["another CA", "another node's name", "another cluster"])
+def test_a_stranger_is_refused(rig, what):
+    g = rig.group(start=False)
+    a, b, c = g
+    if what == "another CA":
+        other = rig.group(start=False)
+        files = other.certificate("c")
+    elif what == "another node's name":
+        files = g.certificate("b")
+    else:
+        other = rig.group(start=False, cluster="elsewhere")
+        c.settings["cluster"] = "elsewhere"
+        files = other.certificate("c")
+    if what != "another cluster":
+        for setting, file in zip(("cert", "key", "ca-cert"), files):
+            if setting != "ca-cert":
+                c.settings[f"peer-tls-{setting}-file"] = file
+    else:
+        c.settings["peer-tls-cert-file"], c.settings["peer-tls-key-file"] = files[:2]
+    a.launch(), b.launch()
+    g.wait_serving(members=[a, b])
+    c.expect_trouble = True
+    c.launch()
+    wait_until(lambda: any("refus" in m.text().lower() or "certificate" in m.text().lower() for m in (a, b)) or not c.alive(), 15,
+               "somebody says why")
+    for m in (a, b):
+        print(m.text()[-800:])
+    assert c.look().get("leader", "") in ("", None) or not c.alive(), "it learns nothing"
+    with a.client() as client:
+        assert client("SET", "k", 1) == b"OK"
+    by_name = {m["name"]: m for m in g.leader().look()["members"]}
+    assert not by_name["c"]["connected"]
+
+
+# ---- coming back ----
+
+def test_the_whole_group_is_killed(rig):
+    g = rig.group()
+    for n in range(2):
+        writers = [Retrying([m.endpoint()], f"{n}{m.name}") for m in g]
+        for w in writers:
+            w.start()
+        for w in writers:
+            w.wait_for(100)
+        for m in g:
+            g.kill9_zone(m)
+        for w in writers:
+            w.stop.set()
+        for m in g:
+            g.restart(m, wait=False)
+        g.wait_serving()
+        for w in writers:
+            w.finish()
+        with g.leader().client() as c:
+            for w in writers:
+                w.check(c)
+        g.wait_equal()
+
+
+def test_everything_ends_in_good_order_and_comes_back(rig):
+    g = rig.group()
+    with g.leader().client() as c:
+        fill(c)
+    digests = g.wait_equal()
+    assert set(g.stop().values()) == {0}
+    assert g.compare_logs() == []
+    for m in g:
+        m.launch()
+    g.wait_serving()
+    with g["b"].client() as c:
+        assert c("GET", "k199") == b"v199"
+        assert c("DEL", "hf:probe") == 1
+    assert digests
+
+
+def test_a_lost_disk_is_a_stranger(rig):
+    """It comes back with its name and without its data: it is no voter until it is replaced."""
+    g = rig.group()
+    writer = Retrying(g.endpoints()[:2], "w")
+    writer.start()
+    writer.wait_for(50)
+    c = g["c"]
+    if g.leader() is c:
+        g.transfer(to="a")
+        wait_until(lambda: g.leader_now() is g["a"], 10, "a leads")
+    g.kill9_zone(c)
+    shutil.rmtree(c.data_dir)
+    g.restart(c, wait=False)
+    wait_until(lambda: c.look().get("state") or not c.alive(), 10, "it is there, or says why not")
+    assert c.alive(), c.text()[-2000:]
+    writer.wait_for(50)
+    writer.finish()
+    # Without b there is one voter: nothing is acknowledged, whatever c says.
+    b = g["b"] if g.leader() is g["a"] else g["a"]
+    rest = g["a"] if b is g["b"] else g["b"]
+    g.kill9_zone(b)
+    wait_until(lambda: is_error(g.write_answers(rest), "CLUSTERDOWN"), 10, "no majority")
+    deadline = time.monotonic() + 4 * ELECTION_S
+    while time.monotonic() < deadline:
+        for m in (rest, c):
+            assert g.write_answers(m) != b"OK", "a lost disk votes"
+    g.restart(b, wait=False)
+    g.wait_serving(members=["a", "b"])
+    code, text = g.ctl("replace", "c")
+    assert code == 0, text
+    g.wait_joined(c)
+    g.wait_serving()
+    g.wait_equal()
+    # Now it counts.
+    victim = g.others(c, g.leader())[0] if g.leader() is not c else g["b"]
+    g.kill9_zone(victim)
+    g.wait_serving()
+    with c.client() as client:
+        writer.check(client)
+    g.restart(victim)
+    g.wait_equal()
+
+
+@pytest.mark.parametrize("where", ["value", "header"])
+def test_a_flipped_byte_is_found_and_never_cut_away(rig, where):
+    g = rig.group()
+    pattern = bytes(random.Random(5).choices(b"abcdefghijklmnop", k=3000))
+    with g.leader().client() as c:
+        fill(c, 50)
+        c("SET", "pattern", pattern)
+        fill(c, 50)
+    g.wait_equal()
+    victim = g.followers()[0]
+    assert victim.terminate() == 0
+    file = victim.data_dir / "log" / "data.mdb"
+    data = bytearray(file.read_bytes())
+    at, flipped = data.find(pattern[:64]), 0
+    while at >= 0:
+        data[at + (1000 if where == "value" else -40)] ^= 4
+        flipped += 1
+        at = data.find(pattern[:64], at + 1)
+    assert flipped
+    file.write_bytes(data)
+    victim.expect_trouble = True
+    for _ in range(2):
+        said = len(victim.text())
+        code, text = ends(victim)
+        assert code != 0
+        text = text[said:]
+        assert any(word in text.lower() for word in ("checksum", "damage", "corrupt", "malformed", "chain")), text[-2000:]
+        assert bytes(data)[:len(data)] == file.read_bytes()[:len(data)], "nothing is changed on the disk"
+    g.wait_serving(members=[m for m in g if m is not victim])
+
+
+# ---- membership ----
+
+def test_remove_and_add(rig):
+    g = rig.group(n=5)
+    writer = Retrying([m.endpoint() for m in list(g)[:3]], "w")
+    writer.start()
+    writer.wait_for(50)
+    if g.leader().name in "de":
+        g.transfer(to="a")
+        wait_until(lambda: g.leader_now() is g["a"], 10, "a leads")
+    for name in ("d", "e"):
+        code, text = g.ctl("remove", name)
+        assert code == 0, text
+        writer.wait_for(20)
+    for name in ("d", "e"):
+        g.kill9_zone(name)
+    writer.wait_for(50)
+    assert {m["name"] for m in g.leader().look()["members"]} == {"a", "b", "c"}
+    g.kill9_zone(g.others(g.leader(), "d", "e")[0])
+    writer.wait_for(50)
+    writer.finish()
+    with g.leader().client() as c:
+        writer.check(c)
+
+
+def test_the_log_is_far_behind(rig):
+    """A node that was away comes back when the log no longer has what it lacks: by snapshot, while the others serve."""
+    g = rig.group(snapshot_log_bytes="256kb", log_size_max="8mb")
+    away = g.followers()[0]
+    writer = Retrying([g.leader().endpoint()], "w")
+    writer.start()
+    writer.wait_for(20)
+    last = away.look()["log_committed"]
+    g.kill9_zone(away)
+    rnd = random.Random(3)
+    with g.leader().client() as c:
+        def truncated():
+            c.pipeline([("SET", f"big{rnd.randint(0, 50)}", rnd.randbytes(4000)) for _ in range(50)])
+            return g.leader().look()["log_first_index"] > last + 1
+        wait_until(truncated, 60, "the log has been truncated")
+    back = time.monotonic()
+    g.restart(away, seconds=60)
+    writer.wait_for(20)
+    writer.finish()
+    assert not writer.troubled(), writer.troubled()[:3]
+    print(f"longest write meanwhile: {writer.longest(back, time.monotonic()) * 1000:.0f} ms")
+    g.wait_equal(60)
+    with g.leader().client() as c:
+        writer.check(c)
+
+
+# ---- relaying ----
+
+def test_a_follower_relays_everything(rig):
+    """Transactions, WATCH, blocking, RESP3, pipelines, subscriptions: by a follower's port as by the leader's."""
+    g = rig.group()
+    follower, leader = g.followers()[0], g.leader()
+    with follower.client(proto=3) as c, leader.client() as direct:
+        assert c("HSET", "h", "a", 1) == 1 and c("HGETALL", "h") == {b"a": b"1"}
+        assert c("WATCH", "w") == b"OK"
+        direct("SET", "w", 1)
+        assert c("MULTI") == b"OK" and c("SET", "w", 2) == b"QUEUED" and c("EXEC") is None
+        c.send("BLPOP", "queue", 10)
+        direct("RPUSH", "queue", "x")
+        assert c.read() == [b"queue", b"x"]
+        assert c("SELECT", 3) == b"OK" and c("SET", "three", 3) == b"OK"
+        assert direct("EXISTS", "three") == 0
+        assert c("CLIENT", "SETNAME", "me") == b"OK" and c("CLIENT", "GETNAME") == b"me"
+        assert c("CLIENT", "DURABILITY", "ASYNC") == b"OK"
+        replies = c.pipeline([("INCR", "n") for _ in range(500)])
+        assert replies == list(range(1, 501))
+        big = os.urandom(3_000_000)
+        assert c("SET", "big", big) == b"OK" and c("GET", "big") == big
+    with follower.client() as c:
+        c.send("SUBSCRIBE", "news")
+        assert c.read() == [b"subscribe", b"news", 1]
+        with leader.client() as direct:
+            direct("PUBLISH", "news", "hello")
+        assert c.read() == [b"message", b"news", b"hello"]
+
+
+def test_a_relays_client_is_told_when_the_leader_goes(rig):
+    """What is under way is in doubt or refused, never silently sent again; the connection can be used afterwards, or is closed."""
+    g = rig.group()
+    leader = g.leader()
+    follower = g.others(leader)[0]
+    with follower.client(timeout=20) as c:
+        c("SET", "k", 1)
+        c.send("BLPOP", "nothing", 0)
+        time.sleep(0.1)
+        g.kill9_zone(leader)
+        try:
+            reply = c.read()
+            assert isinstance(reply, RespError) and reply.code in ("UNCERTAIN", "CLUSTERDOWN", "LOADING"), reply
+        except Closed:
+            pass
+    g.wait_serving()
+    with Client(follower.endpoint()) as c:
+        assert c("GET", "k") == b"1"
