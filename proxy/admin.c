@@ -114,9 +114,11 @@ static void status_page(const struct admin *a, struct evhttp_request *request)
 
 static void members_page(const struct admin *a, struct evhttp_request *request)
 {
+    const struct status *s = a->fill(a->arg);
+    const char *busy = s->members_busy[0] != '\0' ? s->members_busy : admin_busy(a);
     struct buf body = {0};
 
-    status_members_json(a->fill(a->arg), a->last, &body);
+    status_members_json(s, busy, a->last, &body);
     admin_answer(request, HTTP_OK, "application/json", &body);
     buf_free(&body);
 }

@@ -119,6 +119,11 @@ static void on_wait(void *arg)
         answer_json(request, HTTP_ACCEPTED, json_null(), "busy", a->what);
 }
 
+const char *admin_busy(const struct admin *admin)
+{
+    return admin->actions_open != NULL ? admin->actions_open->what : "";
+}
+
 void admin_actions_end(struct admin *admin)
 {
     while (admin->actions_open != NULL) {

@@ -28,6 +28,7 @@ struct admin {
 void admin_answer(struct evhttp_request *request, int code, const char *type, const struct buf *body);
 /* Takes a request for an action: it is answered, now or later. false: there is no such action. */
 bool admin_action(struct admin *admin, const char *path, struct evhttp_request *request);
+const char *admin_busy(const struct admin *admin); /* an action under way, in words; "" = none */
 void admin_actions_end(struct admin *admin);
 
 #endif

@@ -22,6 +22,7 @@
 #include "proxy/admin.h"
 #include "proxy/core.h"
 #include "proxy/core_admin.h"
+#include "proxy/ctl.h"
 #include "proxy/message.h"
 #include "proxy/status.h"
 #include "proxy/worker.h"
@@ -45,6 +46,7 @@ struct holdfast {
 
 static const char usage[] = "Usage: holdfast [FILE] [--name value ...]\n"
                             "       holdfast - (read the settings from standard input)\n"
+                            "       holdfast ctl [--admin HOST:PORT] COMMAND (holdfast ctl --help)\n"
                             "       holdfast -v | --version\n"
                             "       holdfast -h | --help\n\n"
                             "A durability proxy for Valkey. Settings are explained in config/holdfast.conf; each can "
@@ -267,7 +269,7 @@ int main(int argc, char **argv)
 {
     static struct holdfast h; /* large; its one owner is this function */
     struct buf err = {0};
-    int rc = early(argc, argv);
+    int rc = argc > 1 && strcmp(argv[1], "ctl") == 0 ? ctl_main(argc - 1, argv + 1) : early(argc, argv);
 
     if (rc >= 0)
         return rc;

@@ -78,7 +78,7 @@ struct status {
 void status_info_section(const struct status *s, struct buf *out); /* "# Durability\r\nkey:value\r\n..." */
 void status_metrics(const struct status *s, struct buf *out);      /* Prometheus text format, holdfast_ prefix */
 void status_json(const struct status *s, const struct config *c, struct buf *out); /* one object */
-/* One object: the group alone. last: how the last change of it ended, in words. */
-void status_members_json(const struct status *s, const char *last, struct buf *out);
+/* One object: the group alone. busy: what is under way, in words (""); last: how the last action ended. */
+void status_members_json(const struct status *s, const char *busy, const char *last, struct buf *out);
 
 #endif

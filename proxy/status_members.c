@@ -151,7 +151,7 @@ json_t *members_json(const struct status *s)
     return array;
 }
 
-void status_members_json(const struct status *s, const char *last, struct buf *out)
+void status_members_json(const struct status *s, const char *busy, const char *last, struct buf *out)
 {
     json_t *root = json_object();
 
@@ -161,7 +161,7 @@ void status_members_json(const struct status *s, const char *last, struct buf *o
     (void)json_object_set_new(root, "leader", json_text(s->leader));
     (void)json_object_set_new(root, "term", json_integer((json_int_t)s->term));
     (void)json_object_set_new(root, "log_committed", json_integer((json_int_t)s->log_committed));
-    (void)json_object_set_new(root, "busy", json_text(s->members_busy));
+    (void)json_object_set_new(root, "busy", json_text(busy));
     (void)json_object_set_new(root, "last", json_text(last));
     (void)json_object_set_new(root, "members", members_json(s));
     append_json(out, root);

@@ -353,6 +353,7 @@ static void actions_end_with_the_port(void **state)
         (void)close(fd);
     }
     has(get(&v, &r, "POST", "/snapshot"), "too many actions are under way");
+    has(get(&v, &r, "GET", "/members"), "\"busy\": \"transfer never\"");
     finish(&v);
     (void)close(waiting);
     buf_free(&r);

@@ -222,7 +222,7 @@ static void json_page(void **state)
     check_members(json_object_get(root, "members"));
     json_decref(root);
     buf_clear(&out);
-    status_members_json(&s, "add c: done", &out);
+    status_members_json(&s, "", "add c: done", &out);
     root = json_loadb(buf_head(&out), out.len, 0, &error);
     assert_string_equal(json_string_value(json_object_get(root, "leader")), "b");
     check_members(json_object_get(root, "members"));
