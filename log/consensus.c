@@ -224,9 +224,7 @@ static void take_commit(struct consensus *c)
 {
     uint64_t commit = raft_commit_index(&c->raft);
 
-    if (GUARD(c, COMMIT) && commit < c->commit)
-        commit = c->commit;
-    if (commit == c->commit)
+    if (commit == c->commit || (GUARD(c, COMMIT) && commit < c->commit))
         return;
     c->commit = commit;
     if (c->raft.state == RAFT_LEADER)
@@ -247,7 +245,7 @@ static void note_contact(struct consensus *c, bool led)
 
 int step(struct consensus *c, struct raft_event *ev, const struct consensus_entry *from)
 {
-    bool led = c->raft.state == RAFT_LEADER;
+    unsigned was = c->raft.state;
     struct raft_update u;
     int rv;
 
@@ -257,11 +255,11 @@ int step(struct consensus *c, struct raft_event *ev, const struct consensus_entr
         fail(c, raft_strerror(rv));
         return rv;
     }
-    if (!led && c->raft.state == RAFT_LEADER && ev->type != RAFT_START && c->raft.voted_for != c->raft.id) {
-        fail(c, "libraft made this node a leader without an election"); /* ONE TERM, ONE LEADER */
+    if (was == RAFT_FOLLOWER && c->raft.state == RAFT_LEADER && ev->type != RAFT_START) {
+        fail(c, "libraft made this node a leader without an election"); /* ONE TERM, ONE LEADER: start again */
         return -1;
     }
-    note_contact(c, led);
+    note_contact(c, was == RAFT_LEADER);
     if (HAS(&u, RAFT_UPDATE_CURRENT_TERM) || HAS(&u, RAFT_UPDATE_VOTED_FOR))
         hard_state(c, raft_current_term(&c->raft), raft_voted_for(&c->raft));
     if (HAS(&u, RAFT_UPDATE_ENTRIES))
@@ -308,6 +306,7 @@ void settle(struct consensus *c)
     if (c->failed)
         return;
     tell_members(c);
+    open_term(c);
     upto = c->commit < c->durable ? c->commit : c->durable;
     if (upto > c->committed || (!GUARD(c, COMMIT) && upto < c->committed)) {
         c->committed = upto;

@@ -7,7 +7,9 @@
  * Rules that the host relies on, and that consensus.c keeps:
  *   - no message leaves while a term or vote is not durable that was changed before it (it is held in here);
  *   - the host's functions are called from inside a consensus_*() call and must not call back into consensus;
- *   - committed() rises, and is never above what is durable here.
+ *   - committed() rises, and is never above what is durable here;
+ *   - of one step the host hears in this order: hard_state, cut, append or install, send, role, members, committed.
+ *     A new leader's BARRIER and first APPENDs can thus come before its role().
  * Rules for the host: writes become durable in the order in which they were asked for; persisted() is told only of
  * what is durable; messages may be lost, repeated, late, but keep their order as far as possible.
  *
@@ -97,7 +99,7 @@ enum consensus_answer { CONSENSUS_OK, CONSENSUS_NOT_LEADER, CONSENSUS_BUSY, CONS
 uint64_t consensus_due_ms(const struct consensus *c); /* call consensus_tick() then, not much earlier */
 void consensus_tick(struct consensus *c);
 /* Leader: append a COMMAND; its record has index last + 1 and the current term. BUSY: more than window entries are
- * uncommitted (WINDOW). */
+ * uncommitted (WINDOW), or a transfer is under way. */
 enum consensus_answer consensus_submit(struct consensus *c, struct record *r, uint64_t window);
 /* entries: of an APPEND, count of them; checked by the host (checksums, chain). Each keeps the caller's reference:
  * what append() wants to keep it holds. */
@@ -117,8 +119,9 @@ uint64_t consensus_committed_change(const struct consensus *c, struct buf *out);
 /* The bytes of a configuration, for the first entry of a new group. */
 void consensus_encode(const struct members *m, struct buf *out);
 bool consensus_decode(const void *bytes, size_t n, struct members *out); /* bounds checked */
-/* Leader: one member added, removed, or its role changed, against the configuration in force: same order otherwise.
- */
+/* Leader: one member added (at the end), removed, or its role changed, against the configuration in force: same order
+ * otherwise. BUSY: a change or a transfer is under way, or nothing of this term is committed yet. REFUSED also for
+ * two members of one text, and for a leader that would be no voter any more: it hands over first. */
 enum consensus_answer consensus_change(struct consensus *c, const struct members *to);
 /* Leader: hand over to id, which must have everything (match == last; else BUSY). The lease ends at once and for good
  * in this term. */

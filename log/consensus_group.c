@@ -176,6 +176,19 @@ void copy_configuration(const struct raft_configuration *from, struct raft_confi
     CHECK(rv == 0);
 }
 
+/* A leader's first entry is of its own term: only when that is committed does it know what is (Raft 6.4), and may it
+ * change the group. libraft writes a barrier only if it sees uncommitted entries. */
+void open_term(struct consensus *c)
+{
+    struct consensus_entry e = {.index = c->last + 1, .term = c->raft.current_term, .type = RECORD_BARRIER};
+
+    if (c->raft.state != RAFT_LEADER || c->opened_term == c->raft.current_term)
+        return;
+    c->opened_term = c->raft.current_term;
+    if (members_voters(&c->members) > 1 && c->host.term_at(c->arg, c->last) != c->raft.current_term)
+        submit_entry(c, &e);
+}
+
 /* One member appended, removed, or its role changed; all else, and the order, the same (T14: libraft checks nothing,
  * and would give a new member the progress of the one whose place it takes). */
 static bool is_one_change(const struct members *from, const struct members *to)
@@ -212,6 +225,10 @@ enum consensus_answer consensus_change(struct consensus *c, const struct members
     if (c->failed || c->raft.state != RAFT_LEADER)
         return CONSENSUS_NOT_LEADER;
     if (c->raft.configuration_uncommitted_index != 0 || raft_transferee(&c->raft) != 0)
+        return CONSENSUS_BUSY;
+    /* Not before something of this term is committed: else two leaders' changes could make two disjoint majorities
+     * (Ongaro, "bug in single-server membership changes", 2015; libraft does not look). */
+    if (members_voters(&c->members) > 1 && c->host.term_at(c->arg, c->commit) != c->raft.current_term)
         return CONSENSUS_BUSY;
     /* A leader that is no voter any more would go on leading those who count it out; it hands over first. */
     for (size_t i = 0; i < to->count; i++)
@@ -298,7 +315,7 @@ void consensus_campaign_first(struct consensus *c, bool on)
     bool shorter;
 
     on = on && !c->failed && known_leader(c) == 0;
-    shorter = on && now - c->contact.followed_ms >= c->set.election_ms;
+    shorter = on && now >= c->contact.restart_until_ms && now - c->contact.followed_ms >= c->set.election_ms;
     c->contact.first_until_ms = on ? now + CAMPAIGN_FIRST_TIMEOUTS * (uint64_t)c->set.election_ms : 0;
     raft_set_election_timeout(&c->raft, shorter ? c->set.election_ms / 2 : c->set.election_ms);
     arm(c);
@@ -375,7 +392,7 @@ bool consensus_compact(struct consensus *c, uint64_t index, uint64_t first_kept)
 
 uint64_t consensus_due_ms(const struct consensus *c)
 {
-    return c->due_ms;
+    return c->failed ? UINT64_MAX : c->due_ms;
 }
 
 bool consensus_transferring(const struct consensus *c)

@@ -51,6 +51,7 @@ struct consensus {
     bool changed;                                  /* members() must be told again */
     enum consensus_role role;                      /* role() was told */
     uint64_t term, leader;
+    uint64_t opened_term;                      /* which we lead, and have an entry in */
     uint64_t last, durable, commit, committed; /* committed: told */
     uint64_t cut_index;                        /* ONE CUT: not durable yet; 0 = none */
     uint64_t now_ms, due_ms, ticked_ms;
@@ -83,6 +84,7 @@ uint64_t clock_ms(struct consensus *c); /* never goes back */
 uint64_t known_leader(const struct consensus *c);
 void arm(struct consensus *c);
 void tell_members(struct consensus *c);
+void open_term(struct consensus *c);
 void copy_configuration(const struct raft_configuration *from, struct raft_configuration *to);
 
 #endif
