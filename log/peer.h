@@ -13,7 +13,9 @@
  * A peer must prove with its certificate to be DNS name "NODE.CLUSTER" for the names that its HELLO says; the one
  * dialled must also be who was meant. HELLOs carry a version; one who speaks another is refused with a reason.
  *
- *   frame:  u32 length of what follows | u8 kind | u64 hash64 of the body | body      (little endian)
+ *   frame:  u32 length of what follows | u8 kind | u64 hash64 of the body, seeded with the kind | body
+ *
+ * All numbers are little endian. The bodies are drawn in wire.c.
  *
  * A link that cannot keep up loses messages, it never makes the sender wait: at most PEER_QUEUE_MESSAGES_MAX wait
  * (the oldest go), and an APPEND's entries are read from the log only when less than PEER_OUT_BYTES_MAX is unsent. */
@@ -78,7 +80,7 @@ struct peers_events {
      * passed; returns how many; 0: the message is out of date, drop it. */
     size_t (*records)(void *arg, const struct peer_message *m, uint64_t from, size_t max, size_t bytes_max,
                       struct record **out);
-    void (*link)(void *arg, uint64_t id, bool up, const char *why); /* ours to that member */
+    void (*link)(void *arg, uint64_t id, bool up, const char *why);            /* ours to that member */
     void (*accepted)(void *arg, struct stream *s, const struct peer_hello *h); /* FETCH, RELAY: the receiver's now */
 };
 
@@ -86,7 +88,8 @@ struct peers_events {
 struct peers *peers_new(struct loop *l, const struct diag *d, const struct peers_settings *s,
                         const struct peers_events *events, void *arg, char *why, size_t why_size);
 void peers_free(struct peers *p);
-/* Whom to keep a link to (self is skipped). Members are told apart by name and id; id 0 takes whoever proves the name. */
+/* Whom to keep a link to (self is skipped). Members are told apart by name and id; id 0 takes whoever proves the
+ * name. */
 void peers_set(struct peers *p, const struct members *m);
 void peers_send(struct peers *p, const struct peer_message *m); /* to m->peer; dropped if there is no link */
 bool peers_up(const struct peers *p, uint64_t id);
@@ -99,11 +102,38 @@ struct peer_dial *peers_dial(struct peers *p, const struct member *to, enum peer
 void peer_dial_cancel(struct peer_dial *d); /* before done() */
 
 /* ---- the codec, pure: log/wire.c ---- */
+enum wire_kind {
+    WIRE_HELLO = 1,
+    WIRE_MESSAGE = 2,
+    WIRE_REFUSE = 3 /* instead of a HELLO, or later: why the connection is closed, as text */
+};
+enum { WIRE_FRAME_HEADER_BYTES = 13, WIRE_HELLO_BYTES_MAX = 16 * 1024, WIRE_TEXT_BYTES_MAX = 256 };
+enum wire_state { WIRE_FRAME, WIRE_PART, WIRE_BAD };
+struct wire_frame {
+    enum wire_kind kind;
+    const char *body; /* borrowed */
+    size_t body_bytes;
+};
+
+/* A frame around what is appended to `out` in between. begin returns what end wants to know. */
+size_t wire_begin(struct buf *out);
+void wire_end(struct buf *out, size_t at, enum wire_kind kind);
+/* The frame at c, which is moved behind it. PART: it is not all here yet; c stays. BAD: longer than bytes_max, of no
+ * known kind, or damaged: why says which. */
+enum wire_state wire_next(struct cursor *c, size_t bytes_max, struct wire_frame *out, const char **why);
+
 void wire_message(struct buf *out, const struct peer_message *m, struct record *const *records, size_t count);
-/* Of a frame's body. records: filled with up to `max` new references (checked); false: malformed, nothing is held. */
+/* How many records a body may hold, to make room for them: never more than its bytes allow. */
+size_t wire_records_max(const void *body, size_t n);
+/* Of a frame's body. records: filled with up to `max` new references (checked); false: malformed, nothing is held.
+ * out->peer is not on the wire: 0. */
 bool wire_message_open(const void *body, size_t n, struct peer_message *out, struct record **records, size_t max);
 void wire_hello(struct buf *out, const struct peer_hello *h, const char *cluster);
+/* False: malformed. If *version is not PEER_VERSION, nothing else is filled. out->configuration is the caller's:
+ * buf_free(), also on false. */
 bool wire_hello_open(const void *body, size_t n, struct peer_hello *out, char *cluster, size_t cluster_size,
                      uint32_t *version);
+/* What a REFUSE says, fit for a log line. */
+void wire_text(const void *body, size_t n, char out[WIRE_TEXT_BYTES_MAX]);
 
 #endif

@@ -1,44 +1,28 @@
 /* A stream on the loop. Life:
  *
  *     CONNECTING ──connected──▶ OPEN ──EOF, error──▶ DEAD ──stream_close()──▶ (freed at the end of the turn)
- *          └───────failed──────────────────────────▶ DEAD
+ *          │  └─TLS──▶ HANDSHAKE ──done──▶ OPEN
+ *          └──failed──────┴────────────────────────▶ DEAD
  *     OPEN ──stream_finish()──▶ FINISHING ──all sent, or peer gone──▶ DEAD
  *
  * A write that fails is noticed while the loop flushes; closed() is then called from a zero timer, never from inside
- * a call of the owner. */
+ * a call of the owner. While a stream is set aside (no owner: events is NULL) it waits: `why` keeps a death, `early`
+ * the bytes that were given back. */
 #include "log/base/stream.h"
 
-#include <errno.h>
 #include <event2/event.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "log/base/address.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "log/base/stream_internal.h"
 #include "log/base/stream_loop.h"
-
-enum { OUT_KEEP_BYTES_MAX = 32 * 1024, WHY_BYTES_MAX = 96 };
-
-enum stream_state { CONNECTING, OPEN, FINISHING, DEAD };
-
-struct stream {
-    struct loop *loop;
-    int fd;
-    enum stream_state state;
-    bool paused, closed, in_dirty, blocked, eof;
-    struct stream *next_dirty;
-    struct event *read_event, *write_event;
-    const struct stream_events *events;
-    void *arg;
-    struct buf out;
-    char *why; /* set while a closed() is due */
-};
+#include "log/base/stream_tls.h"
 
 struct stream *stream_link_dirty(struct stream *s, struct stream *next)
 {
@@ -55,137 +39,6 @@ struct stream *stream_unlink_dirty(struct stream *s)
     return s->next_dirty;
 }
 
-static void want_read(struct stream *s)
-{
-    if (!s->paused && !s->eof && s->state == OPEN)
-        (void)event_add(s->read_event, NULL);
-    else
-        (void)event_del(s->read_event);
-}
-
-/* Tells the owner once; from a callback of the loop. */
-static void die(struct stream *s, const char *why)
-{
-    if (s->state == DEAD || s->closed)
-        return;
-    s->state = DEAD;
-    (void)event_del(s->read_event);
-    (void)event_del(s->write_event);
-    s->events->closed(s->arg, why);
-}
-
-/* The same from inside the loop's flush: by way of the write event, made active at once. */
-static void die_soon(struct stream *s, const char *why)
-{
-    if (s->why != NULL || s->state == DEAD)
-        return;
-    s->why = must_strdup(why);
-    (void)event_del(s->read_event);
-    event_active(s->write_event, EV_WRITE, 1);
-}
-
-static void end_of_input(struct stream *s)
-{
-    s->eof = true;
-    want_read(s);
-    if (s->events->eof == NULL || !s->events->eof(s->arg))
-        die(s, "closed by the other end");
-}
-
-static void on_readable(evutil_socket_t fd, short what, void *arg)
-{
-    struct stream *s = arg;
-    char *scratch = loop_scratch(s->loop);
-    ssize_t n;
-
-    (void)what;
-    if (s->closed || s->state != OPEN || s->paused)
-        return;
-    n = read(fd, scratch, LOOP_SCRATCH_BYTES);
-    if (n > 0)
-        s->events->data(s->arg, scratch, (size_t)n);
-    else if (n == 0)
-        end_of_input(s);
-    else if (errno != EAGAIN && errno != EINTR)
-        die(s, strerror(errno));
-}
-
-static void on_connected(struct stream *s)
-{
-    int error = 0;
-    socklen_t size = sizeof error;
-
-    if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
-        error = errno;
-    if (error != 0) {
-        die(s, strerror(error));
-        return;
-    }
-    s->state = OPEN;
-    want_read(s);
-    if (s->out.len > 0)
-        loop_mark_dirty(s->loop, s);
-    if (s->events->connected != NULL)
-        s->events->connected(s->arg);
-}
-
-static void on_writable(evutil_socket_t fd, short what, void *arg)
-{
-    struct stream *s = arg;
-
-    (void)fd;
-    (void)what;
-    if (s->closed)
-        return;
-    if (s->why != NULL) {
-        die(s, s->why);
-    } else if (s->state == CONNECTING) {
-        on_connected(s);
-    } else {
-        s->blocked = false;
-        loop_mark_dirty(s->loop, s);
-    }
-}
-
-static void all_sent(struct stream *s)
-{
-    if (s->out.cap > OUT_KEEP_BYTES_MAX || s->state == FINISHING)
-        buf_free(&s->out);
-    if (s->state == FINISHING)
-        die_soon(s, "finished");
-    else if (s->events->sent != NULL)
-        s->events->sent(s->arg);
-}
-
-void stream_flush(struct stream *s)
-{
-    ssize_t n;
-
-    if (s->closed || s->blocked || (s->state != OPEN && s->state != FINISHING) || s->why != NULL)
-        return;
-    if (s->out.failed) {
-        die_soon(s, "out of memory for output");
-        return;
-    }
-    if (s->out.len == 0) {
-        all_sent(s);
-        return;
-    }
-    n = send(s->fd, buf_head(&s->out), s->out.len, MSG_NOSIGNAL);
-    if (n < 0 && errno != EAGAIN && errno != EINTR) {
-        die_soon(s, strerror(errno));
-        return;
-    }
-    if (n > 0)
-        buf_consume(&s->out, (size_t)n);
-    if (s->out.len == 0) {
-        all_sent(s);
-    } else {
-        s->blocked = true;
-        (void)event_add(s->write_event, NULL);
-    }
-}
-
 static struct stream *stream_new(struct loop *l, int fd, enum stream_state state, const struct stream_events *events,
                                  void *arg)
 {
@@ -200,81 +53,62 @@ static struct stream *stream_new(struct loop *l, int fd, enum stream_state state
     s->state = state;
     s->events = events;
     s->arg = arg;
-    s->read_event = event_new(loop_base(l), fd, EV_READ | EV_PERSIST, on_readable, s);
-    s->write_event = event_new(loop_base(l), fd, EV_WRITE, on_writable, s);
+    s->read_event = event_new(loop_base(l), fd, EV_READ | EV_PERSIST, stream_on_readable, s);
+    s->write_event = event_new(loop_base(l), fd, EV_WRITE, stream_on_writable, s);
     CHECK(s->read_event != NULL && s->write_event != NULL);
     return s;
+}
+
+static void on_deadline(void *arg)
+{
+    stream_die(arg, "no TLS handshake in time");
+}
+
+static void start_tls(struct stream *s, const struct tls *tls, bool accepting, const char *name)
+{
+    s->tls = stream_tls_new(tls, s->fd, accepting, name);
+    s->deadline = loop_timer_new(s->loop, on_deadline, s);
+    loop_timer_once(s->deadline, HANDSHAKE_MS_MAX);
 }
 
 struct stream *stream_accepted(struct loop *l, int fd, const struct stream_events *events, void *arg)
 {
     struct stream *s = stream_new(l, fd, OPEN, events, arg);
 
-    want_read(s);
+    stream_want_read(s);
     return s;
 }
 
-static int connect_unix(const char *path, char *why, size_t why_size)
+struct stream *stream_accepted_tls(struct loop *l, int fd, struct tls *tls, const struct stream_events *events,
+                                   void *arg)
 {
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
-    int fd;
+    struct stream *s = stream_new(l, fd, HANDSHAKE, events, arg);
 
-    if (strlen(path) >= sizeof to.sun_path) {
-        (void)snprintf(why, why_size, "socket path too long");
-        return -1;
-    }
-    memcpy(to.sun_path, path, strlen(path) + 1);
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) != 0 && errno != EINPROGRESS) {
-        (void)snprintf(why, why_size, "%s", strerror(errno));
-        (void)close(fd);
-        return -1;
-    }
-    return fd;
-}
-
-static int connect_tcp(const char *address, char *why, size_t why_size)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
-    const char *colon = strrchr(address, ':');
-    char host[256];
-    size_t n;
-    int fd, rc;
-
-    if (colon == NULL || (n = (size_t)(colon - address)) >= sizeof host) {
-        (void)snprintf(why, why_size, "not host:port");
-        return -1;
-    }
-    if (n >= 2 && address[0] == '[' && address[n - 1] == ']')
-        (void)snprintf(host, sizeof host, "%.*s", (int)(n - 2), address + 1);
-    else
-        (void)snprintf(host, sizeof host, "%.*s", (int)n, address);
-    if ((rc = getaddrinfo(host, colon + 1, &hints, &found)) != 0) {
-        (void)snprintf(why, why_size, "%s", gai_strerror(rc));
-        return -1;
-    }
-    fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) != 0 && errno != EINPROGRESS) {
-        (void)snprintf(why, why_size, "%s", strerror(errno));
-        (void)close(fd);
-        fd = -1;
-    } else if (fd < 0) {
-        (void)snprintf(why, why_size, "%s", strerror(errno));
-    }
-    freeaddrinfo(found);
-    return fd;
+    start_tls(s, tls, true, "");
+    stream_want_read(s);
+    return s;
 }
 
 struct stream *stream_connect(struct loop *l, const char *address, const struct stream_events *events, void *arg,
                               char *why, size_t why_size)
 {
+    int fd = address_connect(address, why, why_size);
     struct stream *s;
-    int fd = address[0] == '/' ? connect_unix(address, why, why_size) : connect_tcp(address, why, why_size);
 
     if (fd < 0)
         return NULL;
     s = stream_new(l, fd, CONNECTING, events, arg);
     (void)event_add(s->write_event, NULL);
+    return s;
+}
+
+struct stream *stream_connect_tls(struct loop *l, const char *address, struct tls *tls, const char *name,
+                                  const struct stream_events *events, void *arg, char *why, size_t why_size)
+{
+    struct stream *s = stream_connect(l, address, events, arg, why, why_size);
+
+    if (s != NULL)
+        start_tls(s, tls, false, name);
     return s;
 }
 
@@ -284,8 +118,10 @@ static void release(void *object)
 
     event_free(s->read_event);
     event_free(s->write_event);
+    stream_tls_free(s->tls);
     (void)close(s->fd);
     buf_free(&s->out);
+    buf_free(&s->early);
     free(s->why);
     free(s);
 }
@@ -294,8 +130,12 @@ void stream_close(struct stream *s)
 {
     if (s == NULL || s->closed)
         return;
+    if (s->tls != NULL && s->state == OPEN && s->out.len == 0)
+        stream_tls_bye(s->tls);
     s->closed = true;
     s->state = DEAD;
+    loop_timer_free(s->deadline);
+    s->deadline = NULL;
     (void)event_del(s->read_event);
     (void)event_del(s->write_event);
     loop_bury(s->loop, s, release);
@@ -308,6 +148,35 @@ void stream_finish(struct stream *s)
     s->state = FINISHING;
     (void)event_del(s->read_event);
     loop_mark_dirty(s->loop, s);
+}
+
+bool stream_peer_is(const struct stream *s, const char *name)
+{
+    return s->tls != NULL && stream_tls_peer_is(s->tls, name);
+}
+
+void stream_set_aside(struct stream *s, const void *unused, size_t n)
+{
+    CHECK(s->events != NULL && s->early.len == 0 && !s->closed);
+    s->events = NULL;
+    buf_append(&s->early, unused, n);
+    if (s->early.failed)
+        stream_die_soon(s, "out of memory for input");
+    stream_want_read(s);
+}
+
+void stream_hand_over(struct stream *s, const struct stream_events *events, void *arg)
+{
+    CHECK(!s->closed);
+    s->events = events;
+    s->arg = arg;
+    stream_want_read(s);
+    if (s->early.len > 0)
+        stream_kick(s); /* also if it has died since */
+    if (s->why != NULL)
+        event_active(s->write_event, EV_WRITE, 1);
+    else if (s->out.len > 0)
+        loop_mark_dirty(s->loop, s);
 }
 
 struct buf *stream_out(struct stream *s)
@@ -332,21 +201,7 @@ void stream_pause(struct stream *s, bool pause)
     if (s->paused == pause)
         return;
     s->paused = pause;
-    want_read(s);
-}
-
-static bool address_text(const struct sockaddr_storage *a, socklen_t size, bool with_port, char *out, size_t out_size)
-{
-    char host[256], port[16];
-
-    if (a->ss_family == AF_UNIX || getnameinfo((const struct sockaddr *)a, size, host, sizeof host, port, sizeof port,
-                                               NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-        return false;
-    if (!with_port)
-        (void)snprintf(out, out_size, "%s", host);
-    else
-        (void)snprintf(out, out_size, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
-    return true;
+    stream_want_read(s);
 }
 
 bool stream_local_address(const struct stream *s, char *out, size_t size)
