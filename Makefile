@@ -42,7 +42,7 @@ CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Wconversion -Werror
 # -isystem comes before the standard directories, and after -I.: our hiredis wins over the system's.
 ALLFLAGS := -std=c11 -D_GNU_SOURCE $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -I. -isystem $(DEPS)/include
-LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson -l:libraft.a -lm -pthread
+LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson -l:libraft.a -lssl -lcrypto -lm -pthread
 
 .PHONY: all deps run test unit fuzz e2e clients check ci tidy bench format clean FORCE
 .DELETE_ON_ERROR:
