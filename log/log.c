@@ -1,19 +1,16 @@
-/* The log's machine: one batch is open, at most one is with the writer.
+/* The log's door and its open batch.
  *
- *                    log_flush()                     committed
- *     IDLE ─────────────────────────▶ COMMITTING ─────────────────▶ IDLE
- *                                       │    ▲
- *                                  full │    │ LOG_RETRY_MS, or a piece was truncated
- *                                       ▼    │
- *                                      STALLED                       any ── final error ──▶ FAILED (for good)
+ *      frames ─▶ open batch ──log_flush()──▶ sealed record ─▶ consensus ─┬▶ own disk (log_write.c)
+ *                                                                       └▶ peers    (log_peers.c)
+ *                                      committed(index) ◀─ a majority ◀──┘
  *
- * Group commit needs no timer: what arrives while a commit is in flight becomes the next batch. Only a batch that
- * nobody waits for has one (LOG_IDLE_FLUSH_MS).
+ * Group commit needs no timer: what arrives while LOG_WINDOW_* batches are on their way becomes the next one. Only a
+ * batch that nobody waits for has a timer (LOG_IDLE_FLUSH_MS).
  *
- * Example: 50 clients write at once; the first turn's writes are flushed as entry 7; what arrives during its 200 us
- * gathers; when entry 7 is reported, the same turn's log_flush() starts entry 8 with all of it.
+ * Example, a lone node: 50 clients write at once; the first turn's writes are flushed as entry 7; what arrives during
+ * its 200 us gathers; when entry 7 is reported, the same turn's log_flush() starts entry 8 with all of it.
  *
- * The writer thread owns the store's state and the batch in hand while a job is out; each job brings back a copy of
+ * The writer thread owns the store's state and what a job carries while that is out; each job brings back a copy of
  * the state, so that what the loop knows (l->kept) is only ever changed on the loop. */
 #include "log/log.h"
 
@@ -25,194 +22,16 @@
 #include <unistd.h>
 
 #include "log/base/clock.h"
-#include "log/base/diag.h"
-#include "log/base/loop.h"
+#include "log/base/tls.h"
 #include "log/lock.h"
+#include "log/log_internal.h"
 #include "log/snapshot.h"
-#include "log/store.h"
-#include "log/writer.h"
 
-enum {
-    FLUSH_BYTES = 1024 * 1024,        /* a batch of this size does not wait for company */
-    SPARE_BYTES_MAX = 1024 * 1024,    /* a larger batch's memory is given back */
-    FILL_BATCH_BYTES_MAX = 64 * 1024, /* larger batches need the disk's bandwidth, not a quick commit */
-    COMMIT_TIMES_MAX = 1024,          /* kept for metrics; later ones are dropped until they are taken */
-};
-
-enum log_state { IDLE, COMMITTING, STALLED, FAILED };
-
-struct commit {
-    struct writer_job job;
-    struct log *log;
-    struct buf batch;
-    enum store_result result;
-    struct store_state after;
-    bool wants_fill;
-    uint32_t took_us;
-    char why[STORE_WHY_BYTES];
-};
-
-struct truncation {
-    struct writer_job job;
-    struct log *log;
-    bool out;        /* with the writer */
-    uint64_t index;  /* what the writer works towards */
-    uint64_t wanted; /* what was last asked for; entries below do not exist for the loop any more */
-    bool more;
-    enum store_result result;
-    struct store_state after;
-    char why[STORE_WHY_BYTES];
-};
-
-struct fill {
-    struct writer_job job;
-    struct log *log;
-    bool out; /* with the writer */
-};
-
-struct log {
-    struct loop *loop;
-    const struct diag *diag;
-    const struct log_events *events;
-    void *arg;
-    int lock_fd;
-    struct store *store;
-    struct writer *writer;
-    struct snapshots *snapshots;
-    struct loop_timer *idle_timer, *retry_timer;
-    enum log_state state;
-    bool told_stalled;
-    struct store_state kept; /* as of the last commit or truncation reported */
-    struct buf open, spare;
-    bool urgent, waiting; /* of the open batch: flush at once; touched, with the idle timer running */
-    struct commit commit;
-    struct truncation truncation;
-    struct fill fill;
-    uint32_t commit_us[COMMIT_TIMES_MAX];
-    size_t commit_count;
-};
-
-/* The one setter; FAILED is never left. */
-static void set_state(struct log *l, enum log_state to)
-{
-    static const bool allowed[4][4] = {
-        [IDLE] = {[COMMITTING] = true, [FAILED] = true},
-        [COMMITTING] = {[IDLE] = true, [STALLED] = true, [FAILED] = true},
-        [STALLED] = {[COMMITTING] = true, [FAILED] = true},
-    };
-
-    CHECK(allowed[l->state][to]);
-    l->state = to;
-}
-
-static void fail(struct log *l, const char *why)
-{
-    if (l->state == FAILED)
-        return;
-    set_state(l, FAILED);
-    loop_timer_stop(l->idle_timer);
-    loop_timer_stop(l->retry_timer);
-    diag_log(l->diag, DIAG_WARNING, "log failed: %s", why);
-    l->events->failed(l->arg, why);
-}
+enum { FLUSH_BYTES = 1024 * 1024 }; /* a batch of this size does not wait for company */
 
 static void snapshots_broken(void *arg, const char *why)
 {
-    fail(arg, why);
-}
-
-/* ---- commit ---- */
-
-static bool commit_run(struct writer_job *j)
-{
-    struct commit *c = (struct commit *)j;
-    uint64_t from_us = clock_mono_us(), took_us;
-    size_t bytes = c->batch.len;
-
-    c->result = store_append(c->log->store, &c->batch, c->why);
-    c->after = store_state(c->log->store);
-    took_us = clock_mono_us() - from_us;
-    c->took_us = took_us < UINT32_MAX ? (uint32_t)took_us : UINT32_MAX;
-    c->wants_fill = c->result == STORE_OK && bytes <= FILL_BATCH_BYTES_MAX && store_wants_fill(c->log->store);
-    return true;
-}
-
-static bool fill_run(struct writer_job *j)
-{
-    store_fill(((struct fill *)j)->log->store);
-    return true;
-}
-
-static void fill_done(struct writer_job *j)
-{
-    ((struct fill *)j)->out = false;
-}
-
-static void submit_fill(struct log *l)
-{
-    if (!l->commit.wants_fill || l->fill.out)
-        return;
-    l->fill.out = true;
-    writer_submit(l->writer, &l->fill.job, WRITER_BACKGROUND);
-}
-
-static void submit_commit(struct log *l)
-{
-    set_state(l, COMMITTING);
-    writer_submit(l->writer, &l->commit.job, WRITER_URGENT);
-}
-
-static void tell_stalled(struct log *l, bool stalled, const char *why)
-{
-    if (l->told_stalled == stalled)
-        return;
-    l->told_stalled = stalled;
-    if (stalled)
-        diag_log(l->diag, DIAG_WARNING, "log stalled, retrying every %d ms: %s", LOG_RETRY_MS, why);
-    else
-        diag_log(l->diag, DIAG_NOTICE, "log has room again");
-    if (l->events->stalled != NULL)
-        l->events->stalled(l->arg, stalled, why);
-}
-
-static void committed(struct log *l)
-{
-    struct commit *c = &l->commit;
-
-    CHECK(c->after.last == l->kept.last + 1);
-    l->kept = c->after;
-    if (l->commit_count < COMMIT_TIMES_MAX)
-        l->commit_us[l->commit_count++] = c->took_us;
-    buf_clear(&c->batch);
-    if (c->batch.cap > SPARE_BYTES_MAX || l->spare.data != NULL)
-        buf_free(&c->batch);
-    else
-        buf_move(&l->spare, &c->batch);
-    set_state(l, IDLE);
-    tell_stalled(l, false, "");
-    submit_fill(l);
-    l->events->committed(l->arg, l->kept.last);
-}
-
-static void commit_done(struct writer_job *j)
-{
-    struct log *l = ((struct commit *)j)->log;
-
-    if (l->state == FAILED)
-        return;
-    switch (l->commit.result) {
-    case STORE_OK:
-        committed(l);
-        break;
-    case STORE_FULL:
-        set_state(l, STALLED);
-        loop_timer_once(l->retry_timer, LOG_RETRY_MS);
-        tell_stalled(l, true, l->commit.why);
-        break;
-    case STORE_BROKEN:
-        fail(l, l->commit.why);
-        break;
-    }
+    log_fail(arg, why);
 }
 
 /* ---- the open batch ---- */
@@ -228,7 +47,7 @@ void log_touch(struct log *l, bool urgent)
 {
     CHECK(l->open.failed || l->open.len > ENTRY_HEADER_BYTES);
     l->urgent = l->urgent || urgent;
-    if (!l->waiting && l->state != FAILED)
+    if (!l->waiting && l->writing != WRITE_FAILED)
         loop_timer_once(l->idle_timer, LOG_IDLE_FLUSH_MS);
     l->waiting = true;
 }
@@ -240,23 +59,72 @@ static void idle_over(void *arg)
     l->urgent = l->urgent || l->waiting; /* this turn's log_flush() does the rest */
 }
 
-bool log_flush(struct log *l)
+static size_t window(const struct log *l)
 {
-    if (l->state != IDLE || !l->waiting)
+    return l->alone ? LOG_WINDOW_ALONE : LOG_WINDOW_GROUP;
+}
+
+static bool may_flush(struct log *l)
+{
+    if (l->writing == WRITE_FAILED || !l->waiting || l->role != LOG_LEADS || l->raft_role != CONSENSUS_LEADER ||
+        l->transfer.active)
         return false;
     if (l->open.failed) {
-        fail(l, "out of memory for the log's batch");
+        log_fail(l, "out of memory for the log's batch");
         return false;
     }
-    if (!l->urgent && l->open.len < FLUSH_BYTES)
+    return l->submitted_count < window(l) && (l->urgent || l->open.len >= FLUSH_BYTES);
+}
+
+bool log_flush(struct log *l)
+{
+    struct record *r;
+    size_t bytes = l->open.len;
+
+    if (!may_flush(l))
         return false;
+    r = group_seal(l, &l->open, RECORD_COMMAND, l->open_index, l->raft_term);
+    l->submitting = true;
+    if (consensus_submit(l->raft, r, LOG_WINDOW_GROUP + 1) != CONSENSUS_OK) { /* nothing was appended */
+        l->submitting = false;
+        buf_move(&l->open, &r->bytes);
+        record_drop(r);
+        return false;
+    }
+    l->submitting = false;
+    record_drop(r);
     loop_timer_stop(l->idle_timer);
-    l->urgent = false;
-    l->waiting = false;
-    buf_move(&l->commit.batch, &l->open);
-    buf_move(&l->open, &l->spare);
-    submit_commit(l);
+    l->urgent = l->waiting = false;
+    l->submitted[l->submitted_count++] = (struct submitted){l->open_index, loop_now_us(l->loop), bytes};
+    l->open_index++;
+    group_after(l);
     return true;
+}
+
+void log_committed_to(struct log *l, uint64_t index)
+{
+    size_t done = 0;
+
+    while (done < l->submitted_count && l->submitted[done].index <= index)
+        done++;
+    l->submitted_count -= done;
+    memmove(l->submitted, l->submitted + done, l->submitted_count * sizeof *l->submitted);
+}
+
+void log_drop_open(struct log *l)
+{
+    buf_clear(&l->open);
+    l->urgent = l->waiting = false;
+    l->submitted_count = 0;
+    loop_timer_stop(l->idle_timer);
+}
+
+uint64_t log_abandon(struct log *l)
+{
+    uint64_t bytes = log_pending_bytes(l);
+
+    log_drop_open(l);
+    return bytes;
 }
 
 /* ---- truncation ---- */
@@ -265,7 +133,7 @@ static bool truncation_run(struct writer_job *j)
 {
     struct truncation *t = (struct truncation *)j;
 
-    t->result = store_truncate(t->log->store, t->index, &t->more, t->why);
+    t->result = store_truncate_to(t->log->store, t->index, &t->base, &t->more, t->why);
     t->after = store_state(t->log->store);
     return true;
 }
@@ -274,44 +142,57 @@ static void submit_truncation(struct log *l)
 {
     struct truncation *t = &l->truncation;
 
-    if (t->out || l->kept.first >= t->wanted || l->state == FAILED)
+    if (t->out || l->kept.first >= t->wanted || l->writing == WRITE_FAILED || l->install.ready)
         return;
     t->out = true;
     t->index = t->wanted;
+    buf_free(&t->base.change);
+    t->base = t->next_base;
+    t->base.change = (struct buf){0};
+    buf_append(&t->base.change, buf_head(&t->next_base.change), t->next_base.change.len);
     writer_submit(l->writer, &t->job, WRITER_BACKGROUND);
 }
 
-/* Jobs are reported in the order in which they ran, so `after` knows of no commit that the loop does not. */
+/* Jobs are reported in the order in which they ran, so `after` knows of nothing that the loop does not. */
 static void truncation_done(struct writer_job *j)
 {
     struct truncation *t = (struct truncation *)j;
     struct log *l = t->log;
 
     t->out = false;
-    if (l->state == FAILED)
+    if (l->writing == WRITE_FAILED)
         return;
     if (t->result == STORE_BROKEN) {
-        fail(l, t->why);
+        log_fail(l, t->why);
         return;
     }
     if (t->result == STORE_FULL) {
         loop_timer_once(l->retry_timer, LOG_RETRY_MS);
         return;
     }
-    CHECK(t->after.last == l->kept.last);
     l->kept = t->after;
     submit_truncation(l);
-    if (l->state == STALLED)
-        submit_commit(l);
+    if (l->full)
+        write_retry(l);
 }
 
+/* Raft is told first: it must never ask for an entry that is gone. What it takes for its snapshot is all that is
+ * committed here; what we keep behind that is its trail. */
 void log_truncate(struct log *l, uint64_t index)
 {
-    if (index > l->kept.last + 1)
-        index = l->kept.last + 1;
-    if (index > l->truncation.wanted)
-        l->truncation.wanted = index;
+    struct truncation *t = &l->truncation;
+
+    if (index > l->committed)
+        index = l->committed;
+    if (l->raft == NULL || index <= t->wanted || index <= l->kept.first || !consensus_compact(l->raft, l->committed, index))
+        return;
+    t->wanted = index;
+    t->next_base.index = l->committed;
+    t->next_base.term = group_term_at(l, l->committed);
+    buf_clear(&t->next_base.change);
+    t->next_base.change_index = consensus_committed_change(l->raft, &t->next_base.change);
     submit_truncation(l);
+    group_after(l);
 }
 
 static void retry(void *arg)
@@ -319,15 +200,43 @@ static void retry(void *arg)
     struct log *l = arg;
 
     submit_truncation(l);
-    if (l->state == STALLED)
-        submit_commit(l);
+    write_retry(l);
 }
 
 /* ---- what is known ---- */
 
+enum log_role log_role(const struct log *l)
+{
+    return l->role;
+}
+
+bool log_alone(const struct log *l)
+{
+    return l->alone;
+}
+
+const char *log_leader(const struct log *l)
+{
+    return l->leader;
+}
+
+uint64_t log_boot_ms(void)
+{
+    return clock_boot_ms();
+}
+
+bool log_may_read(const struct log *l, uint64_t at_ms)
+{
+    if (l->alone)
+        return true;
+    if (l->role != LOG_LEADS || l->raft_role != CONSENSUS_LEADER)
+        return false;
+    return clock_boot_ms() < consensus_lease_end_ms(l->raft) || consensus_proven_ms(l->raft) >= at_ms;
+}
+
 uint64_t log_term(const struct log *l)
 {
-    return store_identity(l->store).term;
+    return l->raft_term;
 }
 
 uint64_t log_first_index(const struct log *l)
@@ -337,22 +246,17 @@ uint64_t log_first_index(const struct log *l)
 
 uint64_t log_last_index(const struct log *l)
 {
-    return l->kept.last;
+    return l->kept.last < l->handed ? l->kept.last : l->handed;
 }
 
 uint64_t log_committed(const struct log *l)
 {
-    return l->kept.last;
-}
-
-static bool batch_in_hand(const struct log *l)
-{
-    return l->commit.batch.data != NULL; /* never true in IDLE */
+    return l->committed;
 }
 
 uint64_t log_open_index(const struct log *l)
 {
-    return l->kept.last + 1 + (l->state == COMMITTING || l->state == STALLED ? 1 : 0);
+    return l->open_index;
 }
 
 uint64_t log_bytes(const struct log *l)
@@ -360,10 +264,13 @@ uint64_t log_bytes(const struct log *l)
     return l->kept.bytes;
 }
 
-/* The batch in hand belongs to the writer, but its length does not change there. */
 uint64_t log_pending_bytes(const struct log *l)
 {
-    return l->open.len + (batch_in_hand(l) ? l->commit.batch.len : 0);
+    uint64_t bytes = l->open.len;
+
+    for (size_t i = 0; i < l->submitted_count; i++)
+        bytes += l->submitted[i].bytes;
+    return bytes;
 }
 
 bool log_stalled(const struct log *l)
@@ -384,20 +291,76 @@ size_t log_take_commit_us(struct log *l, uint32_t *out, size_t max)
 uint64_t log_read(struct log *l, uint64_t from, size_t bytes_max, void (*each)(void *arg, const struct entry_view *e),
                   void *arg)
 {
-    char why[STORE_WHY_BYTES];
+    char why[LOG_WHY_BYTES];
 
-    if (l->state == FAILED)
+    if (l->writing == WRITE_FAILED)
         return 0;
     if (from < log_first_index(l)) {
         (void)snprintf(why, sizeof why, "log entry %" PRIu64 " is wanted, but the log begins at %" PRIu64, from,
                        log_first_index(l));
-        fail(l, why);
+        log_fail(l, why);
         return 0;
     }
-    if (store_read(l->store, &from, l->kept.last, bytes_max, each, arg, why) == STORE_OK)
+    if (store_read(l->store, &from, l->committed, bytes_max, each, arg, why) == STORE_OK)
         return from;
-    fail(l, why);
+    log_fail(l, why);
     return 0;
+}
+
+/* ---- notes ---- */
+
+struct note {
+    struct writer_job job;
+    struct note *next;
+    struct log *log;
+    char name[32];
+    char bytes[LOG_NOTE_BYTES_MAX];
+    size_t n;
+    void (*done)(void *arg, bool ok);
+    void *arg;
+    enum store_result result;
+    char why[LOG_WHY_BYTES];
+};
+
+static bool note_run(struct writer_job *j)
+{
+    struct note *n = (struct note *)j;
+
+    n->result = store_put_note(n->log->store, n->name, n->bytes, n->n, n->why);
+    return true;
+}
+
+static void note_done(struct writer_job *j)
+{
+    struct note *n = (struct note *)j, **at = &n->log->notes;
+
+    while (*at != n)
+        at = &(*at)->next;
+    *at = n->next;
+    if (n->result == STORE_BROKEN)
+        log_fail(n->log, n->why);
+    if (n->done != NULL)
+        n->done(n->arg, n->result == STORE_OK);
+    free(n);
+}
+
+void log_note(struct log *l, const char *name, const void *bytes, size_t n, void (*done)(void *arg, bool ok),
+              void *arg)
+{
+    struct note *note = must_calloc(1, sizeof *note);
+
+    CHECK(n <= LOG_NOTE_BYTES_MAX && strlen(name) < sizeof note->name);
+    *note = (struct note){.job = {.run = note_run, .done = note_done}, .log = l, .n = n, .done = done, .arg = arg};
+    (void)snprintf(note->name, sizeof note->name, "%s", name);
+    memcpy(note->bytes, bytes, n);
+    note->next = l->notes;
+    l->notes = note;
+    writer_submit(l->writer, &note->job, WRITER_BACKGROUND);
+}
+
+size_t log_noted(struct log *l, const char *name, void *out, size_t max)
+{
+    return store_get_note(l->store, name, out, max);
 }
 
 /* ---- snapshots: passed on ---- */
@@ -414,26 +377,33 @@ bool snapshot_newest(struct log *l, struct snapshot_mark *mark, char *path, size
 
 /* ---- opening and closing ---- */
 
-static bool open_parts(struct log *l, const struct log_settings *settings, char *why, size_t why_size)
+static bool open_parts(struct log *l, char *why, size_t why_size)
 {
-    const char *dir = settings->dir;
+    const char *dir = l->set.dir;
     bool existed = false;
 
     if (!lock_take(dir, &l->lock_fd, &existed, why, why_size))
         return false;
-    l->store =
-        store_open(dir, settings->node, settings->size_max_bytes, !existed && !snapshots_exist(dir), why, why_size);
+    l->store = store_open(dir, l->set.node, l->set.size_max_bytes, !existed && !snapshots_exist(dir), why, why_size);
     if (l->store == NULL ||
-        (!existed && !lock_note(l->lock_fd, store_identity(l->store), settings->node, why, why_size)))
+        (!existed && !lock_note(l->lock_fd, store_identity(l->store), l->set.node, why, why_size)))
         return false;
     l->kept = store_state(l->store);
+    l->tail = tail_new(l->kept.last + 1, l->kept.running);
+    l->handed = l->kept.last;
+    if (!begin_open(l, why, why_size))
+        return false;
     l->writer = writer_new(l->loop);
     if (l->writer == NULL) {
         (void)snprintf(why, why_size, "cannot start the writer thread: %s", strerror(errno));
         return false;
     }
+    l->sync_open = false;
     l->snapshots = snapshots_open(dir, l->diag, l->store, l->writer, snapshots_broken, l, why, why_size);
-    return l->snapshots != NULL;
+    if (l->snapshots == NULL || (!l->alone && !peers_open(l, why, why_size)))
+        return false;
+    group_after(l);
+    return true;
 }
 
 struct log *log_open(struct loop *loop, const struct diag *d, const struct log_settings *settings,
@@ -441,16 +411,14 @@ struct log *log_open(struct loop *loop, const struct diag *d, const struct log_s
 {
     struct log *l = must_calloc(1, sizeof *l);
 
-    *l = (struct log){.loop = loop, .diag = d, .events = events, .arg = arg, .lock_fd = -1};
-    l->commit.log = l;
-    l->commit.job = (struct writer_job){.run = commit_run, .done = commit_done};
-    l->fill.log = l;
-    l->fill.job = (struct writer_job){.run = fill_run, .done = fill_done};
+    *l = (struct log){.loop = loop, .diag = d, .events = events, .arg = arg, .set = *settings, .lock_fd = -1};
+    l->sync_open = true;
+    write_init(l);
     l->truncation.log = l;
     l->truncation.job = (struct writer_job){.run = truncation_run, .done = truncation_done};
     l->idle_timer = loop_timer_new(loop, idle_over, l);
     l->retry_timer = loop_timer_new(loop, retry, l);
-    if (open_parts(l, settings, why, why_size))
+    if (open_parts(l, why, why_size))
         return l;
     log_close(l);
     return NULL;
@@ -460,18 +428,30 @@ void log_close(struct log *l)
 {
     if (l == NULL)
         return;
+    change_free(l);
+    fetch_free(l);
+    peers_close(l);
     if (l->writer != NULL)
         writer_free(l->writer);
+    write_drop(l);
+    for (struct note *n; (n = l->notes) != NULL; free(n))
+        l->notes = n->next;
+    consensus_free(l->raft);
     if (l->snapshots != NULL)
         snapshots_close(l->snapshots);
     if (l->store != NULL)
         store_close(l->store);
+    tail_free(l->tail);
     if (l->lock_fd >= 0)
         (void)close(l->lock_fd);
     loop_timer_free(l->idle_timer);
     loop_timer_free(l->retry_timer);
+    loop_timer_free(l->raft_timer);
+    loop_timer_free(l->state_timer);
+    tls_free(l->tls);
     buf_free(&l->open);
-    buf_free(&l->spare);
-    buf_free(&l->commit.batch);
+    buf_free(&l->first_change);
+    buf_free(&l->truncation.base.change);
+    buf_free(&l->truncation.next_base.change);
     free(l);
 }

@@ -50,7 +50,8 @@ struct log_events {
      * what log_open_index() said before. */
     void (*lead)(void *arg, bool same, uint64_t open_index);
     void (*lost)(void *arg, const char *why);      /* we led, and do not any more; nobody else is known to */
-    void (*follow)(void *arg, const char *leader); /* another node leads ("": not known who; only before any lead()) */
+    /* Another node leads; "": nobody is known to, and we did not lead last. Repeated with every change. */
+    void (*follow)(void *arg, const char *leader);
     /* A client of another node, relayed to us: the stream is the receiver's now. from: that node; extra: what it
      * said about the client (log_relay()). NULL: relays are refused. */
     void (*relayed)(void *arg, struct stream *s, const char *from, const void *extra, size_t n);
@@ -72,6 +73,7 @@ struct log_settings {
     unsigned election_ms; /* election-timeout */
     unsigned clock_skew_max_ms;
     struct log_tls tls;
+    const char *listen; /* host:port of our peer port; NULL or "": our member's address */
 };
 
 /* Opens or creates. Checks every entry (checksums and chain) from the base to the end; damage is an error, never

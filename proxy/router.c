@@ -118,6 +118,7 @@ bool route_refuses_writes(const struct route_facts *f)
     case WRITES_ACCEPTED:
         return false;
     case WRITES_REFUSED_LOG_FULL: /* an async session goes on until the lag is too great */
+    case WRITES_REFUSED_NO_QUORUM:
         return f->mode == DURABILITY_SYNC;
     case WRITES_REFUSED_LAG:
         return f->mode != DURABILITY_OFF;

@@ -6,6 +6,7 @@
 
 uint64_t clock_mono_us(void); /* CLOCK_MONOTONIC, microseconds */
 uint64_t clock_mono_ms(void); /* CLOCK_MONOTONIC, milliseconds */
+uint64_t clock_boot_ms(void); /* CLOCK_BOOTTIME, milliseconds: goes on while the machine is suspended */
 uint64_t clock_wall_ms(void); /* CLOCK_REALTIME, Unix time in milliseconds */
 
 #endif
