@@ -375,7 +375,7 @@ static void receive_append(struct consensus *c, const struct peer_message *m, co
         for (n = at < m->append.count; at + n < m->append.count; n++)
             if (GUARD(c, SPLIT) && entries[at + n].type == RECORD_CHANGE)
                 break;
-        step_append(c, &rm, entries + at, n);
+        step_append(c, &rm, n == 0 ? NULL : &entries[at], n);
         at += n;
         if (n > 0) {
             a->prev_log_index = entries[at - 1].index;
