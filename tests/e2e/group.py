@@ -5,7 +5,7 @@
         g = rig.group(n=5, netns=True, durability="async", snapshot_log_bytes="1mb")
         g = rig.group(witness=True)                  the last one is log-only
         g = rig.group(spawn=True)                    each node starts its own Valkey
-        g = rig.group(start=False, disk=True, clock=True)
+        g = rig.group(start=False, disk=True, clock=True, power=True)        with the shims of tests/faults/
 
         g.leader().name                              by what /status says, once the group agrees
         with g["b"].client() as c: ...               g["b"].reader() by its reader-port
@@ -62,6 +62,37 @@ class Clock:
             f.write(struct.pack("=q", int(seconds * 1_000_000)))
 
 
+class Power:
+    """The shim of tests/faults/power.c: what a node's log had not synced can be taken back after it was killed."""
+
+    def __init__(self, directory, data_dir):
+        self.undo = _made(pathlib.Path(directory) / "undo")
+        self.under = os.path.realpath(data_dir)
+        self.library = built("power.c", "libpower.so", "-ldl")
+
+    def fail(self):
+        """To be called when the process is dead; how many writes were undone."""
+        count = 0
+        for file in self.undo.iterdir():
+            data, at, records = file.read_bytes(), 0, []
+            while at + 24 <= len(data):
+                offset, size, n, path_n = struct.unpack_from("=QQII", data, at)
+                at += 24
+                path, old = data[at:at + path_n], data[at + path_n:at + path_n + n]
+                at += path_n + n
+                if at > len(data):
+                    break  # killed while it was remembered: the write itself had not begun
+                records.append((path, offset, size, old))
+            for path, offset, size, old in reversed(records):
+                with contextlib.suppress(FileNotFoundError), open(path, "r+b") as f:
+                    f.seek(offset)
+                    f.write(old)
+                    f.truncate(size)
+                    count += 1
+            file.unlink()
+        return count
+
+
 def shimmed(env, libraries, settings):
     """env with these libraries preloaded, the sanitizer's before them."""
     if not libraries:
@@ -107,6 +138,7 @@ class Member(Holdfast):
         super().__init__(place, valkey=self.valkey_process, start=False, durability=group.durability)
         if group.disks:
             self.disk = Disk(self.dir, self.data_dir)
+        self.power = Power(self.dir, self.data_dir) if group.powers else None
         self.settings.update({"node": name, "cluster": group.cluster, "reader-port": self.reader_port})
         if group.net:
             self.settings["bind"] = f"{self.host} 127.0.0.1"
@@ -145,6 +177,9 @@ class Member(Holdfast):
         if self.disk:
             libraries.append(Disk.library or built("disk.c", "libdisk.so", "-ldl"))
             settings.update(HOLDFAST_DISK_CONTROL=str(self.disk.control), HOLDFAST_DISK_UNDER=self.disk.under)
+        if self.power:  # behind the disk: what that one fails is not written
+            libraries.append(self.power.library)
+            settings.update(HOLDFAST_POWER_UNDO=str(self.power.undo), HOLDFAST_POWER_UNDER=self.power.under)
         if self.clock:
             libraries.append(self.clock.library)
             settings.update(HOLDFAST_CLOCK_CONTROL=str(self.clock.control))
@@ -227,11 +262,11 @@ def _made(place):
 
 class Group:
     def __init__(self, directory, n=3, zones=None, durability="sync", tls=True, netns=False, spawn=False, witness=False, disk=False,
-                 clock=False, start=True, cluster=CLUSTER, valkey_options=(), **settings):
+                 clock=False, power=False, start=True, cluster=CLUSTER, valkey_options=(), **settings):
         """Options beyond these are settings of all nodes, '_' for '-'. zones: one for each node."""
         self.dir = _made(pathlib.Path(directory))
         self.durability, self.tls, self.spawn, self.cluster = durability, tls or netns, spawn, cluster
-        self.disks, self.clocks, self.valkey_options = disk, clock, valkey_options
+        self.disks, self.clocks, self.powers, self.valkey_options = disk, clock, power, valkey_options
         self.settings = {k.replace("_", "-"): v for k, v in settings.items()}
         names = [chr(ord("a") + i) for i in range(n)]
         self.net = network.Network(names) if netns else None
@@ -328,6 +363,11 @@ class Group:
         m.kill9()
         if m.valkey_process:
             m.valkey_process.kill9()
+
+    def power_fail(self, name):
+        """kill9_zone, and the disk forgets what was not synced. How many writes that were."""
+        self.kill9_zone(name)
+        return self[name].power.fail()
 
     def pause(self, name):
         self[name].pause()
@@ -475,6 +515,19 @@ class Group:
     def transfer(self, to=None, seconds=10):
         """A planned hand-over; the answer of the admin port."""
         return self.leader().http("/transfer" + (f"?to={self[to].name}" if to else ""), "POST", timeout=seconds * PATIENCE)
+
+    def change(self, what, name, seconds=60):
+        """add, remove or replace a member; True, or what the admin port says against it. Waits until it is done."""
+        leader = self.leader()
+        code, text = leader.http(f"/members/{what}?name={name}", "POST", timeout=seconds * PATIENCE)
+        if code == 202:
+            def idle():
+                code, text = leader.http("/members")
+                return code == 200 and not json.loads(text).get("busy")
+            wait_until(idle, seconds, f"{what} {name} is done", every=0.1)
+            text = json.loads(leader.http("/members")[1]).get("last", "")
+            return True if text.endswith("done") else text
+        return True if code == 200 else text
 
     def ctl(self, *words, at=None, seconds=60):
         """`holdfast ctl`; (exit code, output)."""
