@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "log/base/buf.h"
+#include "log/base/stream.h"
 #include "proxy/resp.h"
 
 enum {
@@ -407,8 +408,31 @@ static void on_log_failed(void *arg, const char *why)
     c->set.failed(c->set.arg, why);
 }
 
+static void on_relayed(void *arg, struct stream *s, const char *from, const void *extra, size_t n)
+{
+    struct core *c = arg;
+
+    if (c->set.relayed != NULL)
+        c->set.relayed(c->set.arg, s, from, extra, n);
+    else
+        stream_close(s);
+}
+
+struct log_dial *core_relay(void *arg, const void *extra, size_t n,
+                            void (*done)(void *arg, struct stream *s, const char *why), void *done_arg)
+{
+    struct core *c = arg;
+
+    return log_relay(c->log, extra, n, done, done_arg);
+}
+
+void core_relay_cancel(struct log_dial *d)
+{
+    log_relay_cancel(d);
+}
+
 static const struct log_events log_events = {
-    .committed = on_committed, .stalled = on_stalled, .failed = on_log_failed};
+    .committed = on_committed, .stalled = on_stalled, .failed = on_log_failed, .relayed = on_relayed};
 
 struct core *core_new(struct loop *l, const struct diag *d, const struct core_settings *s, char *why, size_t why_size)
 {
@@ -430,6 +454,7 @@ struct core *core_new(struct loop *l, const struct diag *d, const struct core_se
     seq_committed(c->seq, log_committed(c->log));
     atomic_store(&s->gate->mode, (int)s->config->durability);
     atomic_store(&s->gate->epoch, seq_epoch(c->seq));
+    atomic_store(&s->gate->part, PART_LEADS);
     c->lane_timer = loop_timer_new(l, lane_on_retry, c);
     c->marker_timer = loop_timer_new(l, lane_on_marker_retry, c);
     c->tick = loop_timer_new(l, on_tick, c);

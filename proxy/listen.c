@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "log/base/diag.h"
+#include "proxy/relay.h"
 #include "proxy/session.h"
 #include "proxy/worker_state.h"
 
@@ -29,7 +30,7 @@ struct socket_event {
     struct listen *listen;
     struct event *event;
     int fd;
-    bool unix_socket;
+    bool unix_socket, reader;
 };
 struct listen {
     struct worker *worker;
@@ -91,17 +92,20 @@ static void on_connection(evutil_socket_t fd, short what, void *arg)
         }
         if (client < 0)
             return; /* EAGAIN, or a connection that is gone already */
-        if (w->session_count >= (size_t)w->config->maxclients || w->draining) {
+        if (worker_clients(w) >= (size_t)w->config->maxclients || w->draining) {
             reject(w, client);
             continue;
         }
         if (!e->unix_socket)
             keepalive(client, w->config->tcp_keepalive_s);
-        (void)session_new(w, client, e->unix_socket);
+        if (e->reader || worker_leads(w))
+            (void)session_new(w, client, e->unix_socket, e->reader);
+        else
+            (void)relay_new(w, client, e->unix_socket);
     }
 }
 
-static void add_socket(struct listen *l, int fd, bool unix_socket)
+static void add_socket(struct listen *l, int fd, bool unix_socket, bool reader)
 {
     struct socket_event *e = &l->sockets[l->count++];
 
@@ -109,6 +113,7 @@ static void add_socket(struct listen *l, int fd, bool unix_socket)
     e->listen = l;
     e->fd = fd;
     e->unix_socket = unix_socket;
+    e->reader = reader;
     e->event = event_new(loop_base(l->worker->loop), fd, EV_READ | EV_PERSIST, on_connection, e);
     CHECK(e->event != NULL);
     (void)event_add(e->event, NULL);
@@ -136,7 +141,7 @@ static bool may_be_missing(int error)
     return error == EADDRNOTAVAIL || error == EAFNOSUPPORT || error == EPROTONOSUPPORT || error == ENOPROTOOPT;
 }
 
-static bool bind_address(struct listen *l, const char *address, char *why, size_t why_size)
+static bool bind_address(struct listen *l, const char *address, bool reader, char *why, size_t why_size)
 {
     const struct config *c = l->worker->config;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
@@ -145,7 +150,7 @@ static bool bind_address(struct listen *l, const char *address, char *why, size_
     char port[16];
     int rc, fd, error;
 
-    (void)snprintf(port, sizeof port, "%d", c->port);
+    (void)snprintf(port, sizeof port, "%d", reader ? c->reader_port : c->port);
     hints.ai_family = strcmp(host, "*") == 0 ? AF_INET : strchr(host, ':') != NULL ? AF_INET6 : AF_UNSPEC;
     if (strcmp(host, "*") == 0 || strcmp(host, "::*") == 0)
         rc = getaddrinfo(NULL, port, &hints, &found);
@@ -160,7 +165,7 @@ static bool bind_address(struct listen *l, const char *address, char *why, size_
     error = errno;
     freeaddrinfo(found);
     if (fd >= 0) {
-        add_socket(l, fd, false);
+        add_socket(l, fd, false, reader);
         return true;
     }
     (void)snprintf(why, why_size, "Could not create server TCP listening socket %s:%s: bind: %s", host, port,
@@ -190,7 +195,7 @@ static bool bind_unix(struct listen *l, char *why, size_t why_size)
         return false;
     }
     (void)snprintf(l->path, sizeof l->path, "%s", to.sun_path);
-    add_socket(l, fd, true);
+    add_socket(l, fd, true, false);
     return true;
 }
 
@@ -203,7 +208,9 @@ struct listen *listen_new(struct worker *w, char *why, size_t why_size)
     l->retry = loop_timer_new(w->loop, on_retry, l);
     why[0] = '\0';
     for (size_t i = 0; ok && w->config->port != 0 && i < w->config->bind_count; i++)
-        ok = bind_address(l, w->config->bind[i], why, why_size);
+        ok = bind_address(l, w->config->bind[i], false, why, why_size);
+    for (size_t i = 0; ok && w->config->reader_port != 0 && i < w->config->bind_count; i++)
+        ok = bind_address(l, w->config->bind[i], true, why, why_size);
     if (ok && w->config->unixsocket[0] != '\0')
         ok = bind_unix(l, why, why_size);
     if (ok && l->count == 0) {

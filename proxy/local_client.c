@@ -18,7 +18,9 @@ static const char *user_of(const struct session *s)
 
 static void remote_address(const struct session *s, char *out, size_t size)
 {
-    if (s->unix_socket || !stream_remote_address(s->stream, out, size))
+    if (s->address != NULL)
+        (void)snprintf(out, size, "%s", s->address);
+    else if (s->unix_socket || !stream_remote_address(s->stream, out, size))
         (void)snprintf(out, size, "%s:0", s->worker->config->unixsocket);
 }
 
@@ -29,7 +31,8 @@ static void local_address(const struct session *s, char *out, size_t size)
     if (s->unix_socket || !stream_local_address(s->stream, ip, sizeof ip))
         (void)snprintf(out, size, "%s:0", s->worker->config->unixsocket);
     else
-        (void)snprintf(out, size, strchr(ip, ':') != NULL ? "[%s]:%d" : "%s:%d", ip, s->worker->config->port);
+        (void)snprintf(out, size, strchr(ip, ':') != NULL ? "[%s]:%d" : "%s:%d", ip,
+                       s->reader ? s->worker->config->reader_port : s->worker->config->port);
 }
 
 static bool is_pubsub(const struct session *s)
@@ -388,6 +391,7 @@ enum dispatch local_client_kill(struct session *s, const struct argv *a)
     t = session_task(s, OP_LOCAL);
     if (me) {
         t->finish = true;
+        s->farewell = s->through != NULL;
         s->state = SESSION_FINISHING;
     }
     session_answer_buf(t, &reply);

@@ -212,6 +212,9 @@ static bool sort_pairs(struct session *s, const struct argv *a, struct buf *ours
         if (!argv_text(a, i, name, sizeof name)) {
             (void)set_failed(s, "", "Unknown option or number of arguments for CONFIG SET");
             ok = false;
+        } else if (s->reader && strcasecmp(name, "durability") == 0) {
+            (void)set_failed(s, name, "the mode is the group's: set it by way of port");
+            ok = false;
         } else if (config_known(name)) {
             if (!plain)
                 (void)snprintf(why, sizeof why, "value too long");

@@ -17,9 +17,13 @@ static void text_header(struct buf *out, size_t n, int proto)
         buf_printf(out, "$%zu\r\n", n);
 }
 
-static void our_section(struct worker *w, struct buf *out)
+static void our_section(const struct session *s, struct buf *out)
 {
+    struct worker *w = s->worker;
+
     status_info_section(w->set.status(w->set.arg), out);
+    if (s->through != NULL)
+        buf_printf(out, "holdfast_relayed_through:%s\r\n", s->through);
 }
 
 /* Valkey's text, "$n\r\n...\r\n" or "=n\r\ntxt:...\r\n", with our section behind. */
@@ -37,7 +41,7 @@ static void on_info(struct task *t, const char *reply, size_t n)
     header += verbatim ? 4 : 0;
     if (n > header + 2)
         buf_text(&section, "\r\n"); /* an empty line between sections */
-    our_section(t->worker, &section);
+    our_section(t->op.session, &section);
     text_header(&out, n - header - 2 + section.len, t->op.proto);
     buf_append(&out, reply + header, n - header - 2);
     buf_append(&out, buf_head(&section), section.len);
@@ -60,7 +64,7 @@ enum dispatch local_info(struct session *s, const struct argv *a)
     }
     if (theirs || !session_full(s))
         return session_forward(s, a, ours ? on_info : NULL, &t);
-    our_section(s->worker, &section);
+    our_section(s, &section);
     text_header(&out, section.len, s->proto);
     buf_append(&out, buf_head(&section), section.len);
     buf_append(&out, "\r\n", 2);
@@ -122,7 +126,7 @@ enum dispatch local_proxy(struct session *s, const struct argv *a)
     if (argv_is(a, 1, "commands") && a->count == 2) {
         proxy_commands(&out);
     } else if (argv_is(a, 1, "info") && a->count == 2) {
-        our_section(s->worker, &section);
+        our_section(s, &section);
         text_header(&out, section.len, s->proto);
         buf_append(&out, buf_head(&section), section.len);
         buf_append(&out, "\r\n", 2);

@@ -146,6 +146,8 @@ enum dispatch local_client_durability(struct session *s, const struct argv *a)
 {
     struct buf reply = {0};
 
+    if (s->reader)
+        return local_error(s, "ERR CLIENT DURABILITY is not available on reader-port, where nothing is written");
     if (a->count > 3)
         return local_error(s, "ERR wrong number of arguments for 'client|durability' command");
     if (a->count == 2 || argv_is(a, 2, "get")) {

@@ -103,6 +103,8 @@ enum dispatch local_wait(struct session *s, const struct argv *a)
     int64_t zones, timeout_ms;
     const char *error = timeout_of(a, 2, &timeout_ms);
 
+    if (s->reader)
+        return local_error(s, "ERR WAIT cannot be used with replica instances.");
     if (!argv_integer(a, 1, &zones))
         return local_error(s, "ERR value is not an integer or out of range");
     if (error != NULL)
@@ -118,6 +120,8 @@ enum dispatch local_waitaof(struct session *s, const struct argv *a)
     int64_t local, zones, timeout_ms;
     const char *error = timeout_of(a, 3, &timeout_ms);
 
+    if (s->reader)
+        return local_error(s, "ERR WAITAOF cannot be used with replica instances.");
     if (!argv_integer(a, 1, &local) || !argv_integer(a, 2, &zones))
         return local_error(s, "ERR value is not an integer or out of range");
     if (local < 0 || local > 1)

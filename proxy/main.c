@@ -19,6 +19,7 @@
 #include "log/base/clock.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "log/base/stream.h"
 #include "proxy/admin.h"
 #include "proxy/core.h"
 #include "proxy/core_admin.h"
@@ -89,6 +90,16 @@ static void on_failed(void *arg, const char *why)
 
     diag_log(&h->diag, DIAG_WARNING, "The log has failed, stopping at once: %s", why);
     _exit(1);
+}
+
+static void on_relayed(void *arg, struct stream *s, const char *from, const void *extra, size_t n)
+{
+    struct holdfast *h = arg;
+
+    if (h->worker != NULL)
+        worker_relayed(h->worker, s, from, extra, n);
+    else
+        stream_close(s);
 }
 
 static void on_core_drained(void *arg)
@@ -187,6 +198,7 @@ static bool start(struct holdfast *h)
                                  .to_core = &h->to_core,
                                  .to_worker = &h->to_worker,
                                  .failed = on_failed,
+                                 .relayed = on_relayed,
                                  .arg = h};
     struct worker_settings worker = {.config = &h->config,
                                      .valkey_address = h->valkey_address,
@@ -197,8 +209,12 @@ static bool start(struct holdfast *h)
                                      .arg = h,
                                      .marker_channel = MARKER_CHANNEL_PREFIX};
 
-    if ((h->core = core_new(h->loop, &h->diag, &core, why, sizeof why)) == NULL ||
-        (h->worker = worker_new(h->loop, &h->diag, &worker, why, sizeof why)) == NULL ||
+    if ((h->core = core_new(h->loop, &h->diag, &core, why, sizeof why)) == NULL) {
+        diag_log(&h->diag, DIAG_WARNING, "%s", why);
+        return false;
+    }
+    worker.relay = (struct relay_door){.dial = core_relay, .cancel = core_relay_cancel, .arg = h->core};
+    if ((h->worker = worker_new(h->loop, &h->diag, &worker, why, sizeof why)) == NULL ||
         (h->config.admin_port != 0 && (h->admin = admin_new(h->loop, &h->diag, &h->config, fill_status,
                                                             &admin_actions, h, why, sizeof why)) == NULL)) {
         diag_log(&h->diag, DIAG_WARNING, "%s", why);

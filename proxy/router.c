@@ -1,7 +1,8 @@
 /* The router's decisions, in the order in which they are made:
  *
  *   1. the state of the connection (MONITOR, RESP2 subscriptions) allows a few commands only
- *   2. refused commands, and arguments that nobody may use (the markers' channel, redis.set_repl in sync mode)
+ *   2. refused commands, and arguments that nobody may use (the markers' channel, redis.set_repl in sync mode); by
+ *      reader-port, whatever may write
  *   3. what we answer without Valkey
  *   4. no Valkey: LOADING
  *   5. writes while the log is behind: CLUSTERDOWN (never in mode off). Nothing has been logged or forwarded yet.
@@ -72,6 +73,44 @@ static bool hides_writes(const struct route_facts *f)
     return false;
 }
 
+/* "#!lua flags=no-writes,allow-stale": Valkey holds the script to it. */
+static bool promises_no_writes(const struct route_facts *f)
+{
+    static const char flags[] = "flags=", word[] = "no-writes";
+    const char *at, *end;
+
+    if (!argv_is(f->args, 0, "eval") || f->args->count < 2 || !begins_with(f->args, 1, "#!"))
+        return false;
+    at = argv_at(f->args, 1);
+    end = memchr(at, '\n', argv_len(f->args, 1));
+    if (end == NULL || (at = memmem(at, (size_t)(end - at), flags, sizeof flags - 1)) == NULL)
+        return false;
+    at += sizeof flags - 2;
+    while (at < end && *at != ' ' && *at != '\r') { /* at the '=' or ',' before a flag */
+        const char *flag = at + 1, *next = flag;
+
+        while (next < end && *next != ',' && *next != ' ' && *next != '\r')
+            next++;
+        if ((size_t)(next - flag) == sizeof word - 1 && memcmp(flag, word, sizeof word - 1) == 0)
+            return true;
+        at = next;
+    }
+    return false;
+}
+
+/* Stricter than a replica, which refuses a script's writes while it runs: here it must be known before. PFCOUNT may
+ * rewrite its key. SCRIPT LOAD changes no data. */
+static bool reader_may_not(const struct route_facts *f)
+{
+    if (f->treatment == TREAT_CAPTURED)
+        return has_flag(f, CMD_WRITE);
+    if (f->treatment != TREAT_BY_FLAGS)
+        return false;
+    if (has_flag(f, CMD_SCRIPT))
+        return !has_flag(f, CMD_READONLY) && !promises_no_writes(f);
+    return unknown(f) || has_flag(f, CMD_WRITE | CMD_MAY_REPLICATE);
+}
+
 static struct route to(enum route_to where, enum op_kind kind)
 {
     return (struct route){.to = where, .kind = kind};
@@ -102,6 +141,8 @@ static enum route_why objection(const struct route_facts *f)
         return WHY_MARKER_CHANNEL;
     if (hides_writes(f))
         return WHY_SET_REPL;
+    if (f->reader)
+        return f->gate == GATE_OPEN && reader_may_not(f) ? WHY_READONLY : WHY_NOT;
     if (f->write_bytes_max != 0 && f->args->n > f->write_bytes_max && route_may_write(f))
         return WHY_TOO_LARGE;
     return WHY_NOT;
@@ -114,6 +155,8 @@ static bool is_transaction(enum treatment t)
 
 bool route_refuses_writes(const struct route_facts *f)
 {
+    if (f->reader)
+        return false;
     switch (f->refusal) {
     case WRITES_ACCEPTED:
         return false;
@@ -165,7 +208,7 @@ static struct route by_flags(const struct route_facts *f)
     enum op_kind kind = has_flag(f, CMD_READONLY) ? OP_READ : OP_NEUTRAL;
     bool blocks = f->command != NULL && command_blocks(f->command, f->args);
 
-    if (route_may_write(f)) {
+    if (!f->reader && route_may_write(f)) {
         if (f->treatment == TREAT_CAPTURED && f->mode != DURABILITY_SYNC && f->full && !f->stateful &&
             !has_flag(f, CMD_WRITE))
             return to(ROUTE_LANE, OP_NEUTRAL); /* SCRIPT LOAD: changes no data; order with EVALSHA is the lane's */

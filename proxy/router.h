@@ -51,6 +51,7 @@ struct route_facts {
     bool full;               /* the user may do everything: shared lanes may carry its commands */
     bool subscribed;         /* RESP2: only a few commands are allowed */
     bool monitoring;
+    bool reader; /* came by reader-port: nothing that may write */
     enum gate_state gate;
     enum gate_refusal refusal;
     uint64_t write_bytes_max; /* a write larger than this finds no room in the log; 0 = no limit */
@@ -78,6 +79,7 @@ enum route_why {
     WHY_MARKER_CHANNEL,
     WHY_SET_REPL,
     WHY_TOO_LARGE,
+    WHY_READONLY,
     WHY_IN_MULTI
 };
 struct route {

@@ -13,6 +13,7 @@
 #include "log/base/stream.h"
 #include "proxy/lane.h"
 #include "proxy/pinned.h"
+#include "proxy/relay.h"
 #include "proxy/session.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
@@ -46,19 +47,24 @@ static void hold_command(struct session *s, const struct argv *a)
     s->held = h;
 }
 
+bool session_serves(const struct session *s)
+{
+    return !s->moves && (s->reader || worker_leads(s->worker));
+}
+
 /* Parses and dispatches until a command has to wait. Returns how many bytes were used. */
-static size_t parse(struct session *s, const char *bytes, size_t n)
+static size_t parse(struct session *s, struct resp_parser **parser, const char *bytes, size_t n)
 {
     struct worker *w = s->worker;
     size_t at = 0;
 
-    while (at < n && s->state == SESSION_OPEN && s->held == NULL && s->doom == NULL) {
+    while (at < n && s->state == SESSION_OPEN && s->held == NULL && s->doom == NULL && session_serves(s)) {
         bool strict = session_authentication(s) == AUTH_NEEDED;
         const char *error = NULL;
         struct argv a;
         size_t used = 0;
 
-        switch (resp_parse(w->pool, &s->parser, bytes + at, n - at, &used, strict, &a, &error)) {
+        switch (resp_parse(w->pool, parser, bytes + at, n - at, &used, strict, &a, &error)) {
         case RESP_MORE:
             return n;
         case RESP_ERROR:
@@ -83,8 +89,8 @@ static void on_data(void *arg, const char *bytes, size_t n)
     s->active_ms = loop_now_ms(s->worker->loop);
     s->in_bytes += n;
     s->worker->in_bytes += n;
-    if (s->held == NULL && s->stash.len == 0)
-        used = parse(s, bytes, n);
+    if (s->held == NULL && s->stash.len == 0 && s->setup == NULL)
+        used = parse(s, &s->parser, bytes, n);
     if (s->state != SESSION_OPEN)
         return;
     buf_append(&s->stash, bytes + used, n - used);
@@ -106,6 +112,49 @@ static bool waits_for_others(const struct session *s)
     return false;
 }
 
+static void setup_free(struct session *s)
+{
+    struct session_setup *setup = s->setup;
+
+    if (setup == NULL)
+        return;
+    s->setup = NULL;
+    resp_parser_drop(s->worker->pool, setup->parser);
+    if (setup->commands.len > 0) /* passwords */
+        explicit_bzero(buf_head(&setup->commands), setup->commands.len);
+    buf_free(&setup->commands);
+    free(setup);
+}
+
+/* What comes before the client's own bytes. */
+static void run_setup(struct session *s)
+{
+    struct session_setup *setup = s->setup;
+    size_t used;
+
+    if (setup == NULL)
+        return;
+    used = parse(s, &setup->parser, buf_head(&setup->commands), setup->commands.len);
+    if (s->state == SESSION_CLOSED)
+        return;
+    explicit_bzero(buf_head(&setup->commands), used);
+    buf_consume(&setup->commands, used);
+    if (setup->commands.len == 0 && s->held == NULL)
+        setup_free(s);
+}
+
+/* This node leads no more. */
+static void move(struct session *s)
+{
+    if (s->op_count > 0)
+        return;
+    if (s->through == NULL && s->setup == NULL && s->user == NULL && s->tx == NULL && !s->watching && !s->tracking &&
+        !s->monitoring && s->channels + s->shard_channels == 0 && !s->reply_off && !s->skip_next)
+        relay_of_session(s);
+    else
+        session_finish(s);
+}
+
 void session_run(struct session *s)
 {
     struct held *h = s->held;
@@ -116,6 +165,11 @@ void session_run(struct session *s)
     }
     if (s->state != SESSION_OPEN)
         return;
+    if (!session_serves(s)) {
+        if (s->moves)
+            move(s);
+        return;
+    }
     s->hold = HOLD_NONE;
     if (h != NULL) {
         struct argv a = {buf_head(&h->request), h->request.len, h->args, h->count};
@@ -125,8 +179,10 @@ void session_run(struct session *s)
         s->held = NULL;
         held_free(h);
     }
-    if (s->state == SESSION_OPEN && s->stash.len > 0) {
-        size_t used = parse(s, buf_head(&s->stash), s->stash.len);
+    if (s->state == SESSION_OPEN)
+        run_setup(s);
+    if (s->state == SESSION_OPEN && s->stash.len > 0 && s->setup == NULL) {
+        size_t used = parse(s, &s->parser, buf_head(&s->stash), s->stash.len);
 
         if (s->state != SESSION_OPEN)
             return;
@@ -139,7 +195,7 @@ void session_run(struct session *s)
     stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
     if (s->eof && waits_for_others(s))
         session_close(s, "closed by the other end");
-    else if (s->eof && s->held == NULL && s->stash.len == 0)
+    else if (s->eof && s->held == NULL && s->stash.len == 0 && s->setup == NULL)
         session_finish(s);
 }
 
@@ -163,6 +219,8 @@ void session_wait(struct session *s)
 
 enum durability session_mode(const struct session *s)
 {
+    if (s->reader) /* it promises nothing, and nothing waits for the log */
+        return DURABILITY_OFF;
     switch (s->choice) {
     case CHOICE_OFF:
         return DURABILITY_OFF;
@@ -221,7 +279,10 @@ bool session_full(const struct session *s)
 
 static void on_closed(void *arg, const char *why)
 {
-    session_close(arg, why);
+    struct session *s = arg;
+
+    s->gone = true;
+    session_close(s, why);
 }
 
 static void on_sent(void *arg)
@@ -242,10 +303,10 @@ static bool on_eof(void *arg)
 
     if (s->state != SESSION_OPEN || waits_for_others(s))
         return s->state == SESSION_FINISHING;
-    if (s->op_count == 0 && s->held == NULL && s->stash.len == 0)
+    if (s->op_count == 0 && s->held == NULL && s->stash.len == 0 && s->setup == NULL)
         return false;
     s->eof = true;
-    if (s->held == NULL && s->stash.len == 0)
+    if (s->held == NULL && s->stash.len == 0 && s->setup == NULL)
         session_finish(s);
     return true;
 }
@@ -253,7 +314,7 @@ static bool on_eof(void *arg)
 static const struct stream_events session_events = {
     .data = on_data, .closed = on_closed, .sent = on_sent, .eof = on_eof};
 
-struct session *session_new(struct worker *w, int fd, bool unix_socket)
+static struct session *make(struct worker *w, bool unix_socket)
 {
     struct session *s = must_calloc(1, sizeof *s);
 
@@ -265,10 +326,53 @@ struct session *session_new(struct worker *w, int fd, bool unix_socket)
     TAILQ_INIT(&s->ops);
     TAILQ_INSERT_TAIL(&w->sessions, s, in_worker);
     w->session_count++;
+    return s;
+}
+
+struct session *session_new(struct worker *w, int fd, bool unix_socket, bool reader)
+{
+    struct session *s = make(w, unix_socket);
+
     w->sessions_total++;
+    s->reader = reader;
     s->stream = stream_accepted(w->loop, fd, &session_events, s);
     session_count_sync(s);
     return s;
+}
+
+void session_adopt(struct worker *w, struct stream *stream, bool unix_socket, struct session_setup *setup,
+                   struct resp_parser **parser, struct buf *stash, bool eof)
+{
+    struct session *s = make(w, unix_socket);
+
+    s->stream = stream;
+    s->parser = *parser;
+    *parser = NULL;
+    buf_move(&s->stash, stash);
+    s->eof = eof;
+    if (setup->commands.failed || s->stash.failed)
+        s->doom = "out of memory for a command";
+    if (setup->commands.len > 0) {
+        s->setup = must_calloc(1, sizeof *s->setup);
+        s->setup->muted = setup->muted;
+        buf_move(&s->setup->commands, &setup->commands);
+    }
+    stream_hand_over(stream, &session_events, s);
+    session_count_sync(s);
+    session_kick(s);
+}
+
+void session_relayed(struct worker *w, struct stream *stream, const char *from, const char *address)
+{
+    struct session *s = make(w, false);
+
+    w->sessions_total++;
+    s->stream = stream;
+    s->through = must_strdup(from);
+    s->address = must_strdup(address);
+    stream_hand_over(stream, &session_events, s);
+    session_count_sync(s);
+    stream_write(stream, relay_ready, strlen(relay_ready));
 }
 
 void session_finish(struct session *s)
@@ -277,8 +381,12 @@ void session_finish(struct session *s)
         return;
     s->state = SESSION_FINISHING;
     stream_pause(s->stream, true);
-    if (s->op_count == 0)
-        stream_finish(s->stream); /* closed("finished") follows */
+    if (s->op_count > 0)
+        return;
+    if (s->farewell)
+        stream_write(s->stream, relay_farewell, strlen(relay_farewell));
+    s->farewell = false;
+    stream_finish(s->stream); /* closed("finished") follows */
 }
 
 static void release(void *object)
@@ -288,6 +396,8 @@ static void release(void *object)
     free(s->name);
     free(s->lib_name);
     free(s->lib_ver);
+    free(s->through);
+    free(s->address);
     free(s);
 }
 
@@ -309,13 +419,19 @@ static void abandon_tasks(struct session *s)
 void session_close(struct session *s, const char *why)
 {
     struct worker *w = s->worker;
+    /* For its relay, a link that ends is the leader's trouble, unless it is told otherwise. */
+    bool farewell = s->through != NULL && s->state == SESSION_OPEN && !s->gone && !s->moves && !w->draining;
 
     if (s->state == SESSION_CLOSED)
         return;
     s->state = SESSION_CLOSED;
     diag_log(w->diag, DIAG_VERBOSE, "Client id=%llu closed: %s", (unsigned long long)s->id, why);
     session_count_sync(s);
-    stream_close(s->stream);
+    if (farewell)
+        relay_bye(s->stream, relay_farewell);
+    else
+        stream_close(s->stream);
+    setup_free(s);
     abandon_tasks(s);
     pinned_close(s, false);
     tx_end(s);

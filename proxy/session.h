@@ -56,6 +56,7 @@ struct task {
     enum task_place place;
     bool waited;      /* counted in session->uncame */
     bool mute;        /* CLIENT REPLY: its answer is dropped */
+    bool setup;       /* repeats what another connection of the client has done: an error ends the session */
     bool finish;      /* close the connection once it has been answered */
     bool async_write; /* ASYNC_BEGIN was posted: ASYNC_END is owed */
     bool known;       /* BEGIN was posted once: the core may still read it */
@@ -115,11 +116,19 @@ struct transaction { /* MULTI to EXEC */
     struct keyset keys;
     uint64_t commands;
     size_t bytes;
-    uint32_t db;  /* after the SELECTs that were queued */
-    bool writes;  /* something that may write was queued */
-    bool refused; /* -CLUSTERDOWN was answered to a queued command */
+    uint32_t db;   /* after the SELECTs that were queued */
+    bool writes;   /* something that may write was queued */
+    bool refused;  /* -CLUSTERDOWN was answered to a queued command */
     bool unserved; /* begun while there was no Valkey: nothing is queued anywhere, EXEC will be aborted */
     bool selects;
+};
+
+/* What a session that is taken over has to do before anything else: commands, the first `muted` of them without
+ * answers. */
+struct session_setup {
+    struct buf commands;
+    struct resp_parser *parser;
+    size_t muted;
 };
 
 struct session {
@@ -137,6 +146,10 @@ struct session {
     bool no_touch, no_evict;
     bool watching, tracking, monitoring;
     bool unix_socket;
+    bool reader;   /* came by reader-port: reads from the Valkey of this node, whatever part the node plays */
+    bool moves;    /* this node leads no more: nothing starts; when all was answered it becomes a relay, or ends */
+    bool farewell; /* of a relayed one: its client's connection is to be closed, too */
+    bool gone;     /* the other end has closed */
     enum choice choice;
     enum hold hold;
     enum via via; /* where the newest command went */
@@ -154,6 +167,8 @@ struct session {
     struct transaction *tx; /* in MULTI */
     struct user *user;
     char *name, *lib_name, *lib_ver;
+    char *through, *address; /* relayed by that node; the client's address there. NULL: came to us */
+    struct session_setup *setup;
     const char *doom;           /* why it is to be closed at the next run; NULL = not */
     const struct command *last; /* for CLIENT LIST; forgotten when the table changes */
     uint64_t created_ms, active_ms;
@@ -162,7 +177,12 @@ struct session {
 };
 
 /* ---- life: session.c ---- */
-struct session *session_new(struct worker *w, int fd, bool unix_socket); /* takes fd */
+struct session *session_new(struct worker *w, int fd, bool unix_socket, bool reader); /* takes fd */
+/* On a connection that was a relay's. Takes all of it: stream, setup's memory, parser, stash. */
+void session_adopt(struct worker *w, struct stream *stream, bool unix_socket, struct session_setup *setup,
+                   struct resp_parser **parser, struct buf *stash, bool eof);
+/* For a client of another node. Takes the stream. */
+void session_relayed(struct worker *w, struct stream *stream, const char *from, const char *address);
 void session_close(struct session *s, const char *why);
 void session_finish(struct session *s);     /* closes when all that was asked has been answered */
 void session_kick(struct session *s);       /* have it run in this turn */
@@ -170,6 +190,7 @@ void session_run(struct session *s);        /* dispatches what is held and stash
 void session_wait(struct session *s);       /* put on the waiting list: kicked when a connection becomes ready */
 void session_count_sync(struct session *s); /* after mode or choice changed */
 enum durability session_mode(const struct session *s);
+bool session_serves(const struct session *s);   /* this node may run its commands now */
 bool session_stateful(const struct session *s); /* has state in its own connection */
 size_t session_memory(const struct session *s);
 enum authentication session_authentication(struct session *s);
@@ -216,6 +237,17 @@ enum dispatch session_to_control(struct session *s, const char *resp, size_t n, 
 /* The way of a command that reads nothing and writes nothing: a lane, or pinned for sessions with state or without
  * full rights. */
 enum dispatch session_forward(struct session *s, const struct argv *a, task_reply_fn *on_reply, struct task **out);
+
+/* ---- refusals: session_refuse.c ---- */
+struct local_row;
+const char *session_loading_text(const struct worker *w, char *out, size_t size); /* why there is no Valkey */
+void session_refuse(struct session *s, const struct route_facts *f, enum route_why why, const struct local_row *row);
+/* false: an error was answered. */
+bool session_check_arity(struct session *s, const struct command *c, const struct local_row *row,
+                         const struct argv *a);
+/* A stranger gets no connection to Valkey: what it would say about an unknown command is said here. */
+void session_say_stranger(struct session *s, const struct command *c, const struct local_row *row,
+                          const struct argv *a);
 
 /* ---- transactions: session_tx.c ---- */
 enum dispatch tx_command(struct session *s, const struct route_facts *f, const struct route *r);

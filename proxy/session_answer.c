@@ -73,6 +73,10 @@ struct task *session_task(struct session *s, enum op_kind kind)
     t->op.db = s->db;
     t->mute = s->reply_off || s->skip_next;
     s->skip_next = false;
+    if (s->setup != NULL && s->setup->muted > 0) {
+        s->setup->muted--;
+        t->setup = t->mute = true;
+    }
     TAILQ_INSERT_TAIL(&s->ops, &t->op, in_session);
     s->op_count++;
     return t;
@@ -145,7 +149,7 @@ static void leave(struct session *s, struct task *t)
     s->inflight_bytes -= t->held_bytes;
     if (s->hold == HOLD_ROOM && !session_over_limit(s))
         session_kick(s);
-    if (s->op_count == 0 && s->hold == HOLD_EMPTY)
+    if (s->op_count == 0 && (s->hold == HOLD_EMPTY || s->moves))
         session_kick(s);
     task_free(t);
     if (finish || (s->state == SESSION_FINISHING && s->op_count == 0))
@@ -190,6 +194,10 @@ void session_answer(struct task *t, const char *reply, size_t n)
 {
     struct session *s = t->op.session;
 
+    if (s != NULL && t->setup && n > 0 && reply[0] == '-') {
+        s->doom = "its session could not be set up here";
+        session_kick(s);
+    }
     if (s == NULL || TAILQ_FIRST(&s->ops) != &t->op) {
         if (s != NULL && !t->mute)
             buf_append(&t->op.reply, reply, n);

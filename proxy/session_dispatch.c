@@ -23,11 +23,7 @@
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
-enum {
-    ERROR_BYTES_MAX = 512,
-    UNKNOWN_WORDS_BYTES_MAX = 128, /* as in Valkey */
-    WRITE_LOG_SHARE = 8            /* one command takes at most this part of log-size-max: an entry must fit */
-};
+enum { WRITE_LOG_SHARE = 8 }; /* one command takes at most this part of log-size-max: an entry must fit */
 
 /* ---- waiting ---- */
 
@@ -50,20 +46,6 @@ enum hold session_needs(const struct session *s, enum via via)
     return s->uncame > 0 && (s->barrier || s->via != via) ? HOLD_CAME : HOLD_NONE;
 }
 
-static const char *loading_text(const struct worker *w, char *out, size_t size)
-{
-    int percent = atomic_load(&w->set.gate->progress_percent);
-    int state = atomic_load(&w->set.gate->state);
-
-    if (w->draining || state == GATE_DRAINING)
-        (void)snprintf(out, size, "LOADING Holdfast is shutting down");
-    else if (state != GATE_OPEN && percent > 0)
-        (void)snprintf(out, size, "LOADING Holdfast is rebuilding Valkey from its log (%d%%)", percent);
-    else
-        (void)snprintf(out, size, "LOADING Valkey is not available, Holdfast is waiting for it");
-    return out;
-}
-
 /* No connection yet: wait a little, then say so. */
 enum dispatch session_wait_ready(struct session *s)
 {
@@ -75,7 +57,7 @@ enum dispatch session_wait_ready(struct session *s)
         tx_begin_unserved(s);
         return DISPATCHED;
     }
-    session_say(s, loading_text(s->worker, text, sizeof text));
+    session_say(s, session_loading_text(s->worker, text, sizeof text));
     return DISPATCHED;
 }
 
@@ -283,80 +265,6 @@ static enum dispatch to_writer(struct session *s, bool try_intent, const struct 
     return DISPATCHED;
 }
 
-/* ---- refusals ---- */
-
-/* As Valkey quotes arguments in its errors: cut short, line ends made harmless. */
-static void quote(char *out, size_t size, const struct argv *a, size_t i, size_t most)
-{
-    size_t n = argv_len(a, i) < most ? argv_len(a, i) : most;
-
-    n = n < size ? n : size - 1;
-    memcpy(out, argv_at(a, i), n);
-    out[n] = '\0';
-    for (size_t k = 0; k < n; k++)
-        if (out[k] == '\r' || out[k] == '\n' || out[k] == '\0')
-            out[k] = ' ';
-}
-
-static void refuse(struct session *s, const struct route_facts *f, enum route_why why, const struct local_row *row)
-{
-    char text[ERROR_BYTES_MAX], name[128], loading[128];
-
-    if (s->tx != NULL)
-        s->tx->refused = true; /* as Valkey does: EXEC must not run the rest */
-    quote(name, sizeof name, f->args, 0, sizeof name);
-    switch (why) {
-    case WHY_LOADING:
-        (void)snprintf(text, sizeof text, "%s", loading_text(s->worker, loading, sizeof loading));
-        break;
-    case WHY_CLUSTERDOWN:
-        s->worker->writes_rejected++;
-        (void)snprintf(text, sizeof text, "CLUSTERDOWN The cluster is down and only accepts read commands");
-        break;
-    case WHY_NOT_AVAILABLE:
-        (void)snprintf(text, sizeof text, "ERR %s is not available through Holdfast: %s", name, row->note);
-        break;
-    case WHY_SUBSCRIBED:
-        (void)snprintf(text, sizeof text,
-                       "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
-                       "allowed in this context",
-                       f->command != NULL ? f->command->name : name);
-        break;
-    case WHY_MONITORING:
-        (void)snprintf(text, sizeof text, "ERR only PING, QUIT and RESET are available while MONITOR runs");
-        break;
-    case WHY_MARKER_CHANNEL:
-        (void)snprintf(text, sizeof text, "NOPERM this channel is reserved for Holdfast");
-        break;
-    case WHY_TOO_LARGE:
-        (void)snprintf(text, sizeof text, "ERR the command is larger than an eighth of log-size-max");
-        break;
-    case WHY_SET_REPL:
-        (void)snprintf(text, sizeof text,
-                       "ERR scripts with set_repl are not available through Holdfast: "
-                       "writes hidden from replicas cannot be made durable");
-        break;
-    case WHY_IN_MULTI:
-    case WHY_NOT:
-        (void)snprintf(text, sizeof text, "ERR '%s' is not available inside MULTI through Holdfast", name);
-        break;
-    }
-    session_say(s, text);
-}
-
-static bool check_arity(struct session *s, const struct command *c, const struct local_row *row, const struct argv *a)
-{
-    int arity = c != NULL ? c->arity : row->arity;
-    const char *name = c != NULL ? c->name : row->name;
-    char text[ERROR_BYTES_MAX];
-
-    if (arity == 0 || (arity > 0 ? a->count == (size_t)arity : a->count >= (size_t)-arity))
-        return true;
-    (void)snprintf(text, sizeof text, "ERR wrong number of arguments for '%s' command", name);
-    session_say(s, text);
-    return false;
-}
-
 /* ---- dispatch ---- */
 
 static enum dispatch follow(struct session *s, const struct route_facts *f, const struct route *r,
@@ -371,7 +279,7 @@ static enum dispatch follow(struct session *s, const struct route_facts *f, cons
         return session_wait_ready(s);
     switch (r->to) {
     case ROUTE_REFUSE:
-        refuse(s, f, r->why, row);
+        session_refuse(s, f, r->why, row);
         return DISPATCHED;
     case ROUTE_LOCAL:
         return row->run(s, a);
@@ -405,36 +313,6 @@ static bool needs_no_auth(const struct local_row *row, const struct command *c)
            row->run == local_hello || row->run == local_close || (c != NULL && (c->flags & CMD_NO_AUTH) != 0);
 }
 
-/* A stranger gets no connection to Valkey: what it would say about an unknown command is said here. */
-static void say_not_authenticated(struct session *s, const struct command *c, const struct local_row *row,
-                                  const struct argv *a)
-{
-    char text[ERROR_BYTES_MAX], word[UNKNOWN_WORDS_BYTES_MAX + 1];
-    size_t used;
-
-    if (row->treatment != TREAT_BY_FLAGS || (c != NULL && ((c->flags & CMD_CONTAINER) == 0 || a->count == 1))) {
-        session_say(s, "NOAUTH Authentication required.");
-        return;
-    }
-    if (c != NULL) {
-        quote(word, sizeof word, a, 1, UNKNOWN_WORDS_BYTES_MAX);
-        used = (size_t)snprintf(text, sizeof text, "ERR unknown subcommand '%s'. Try ", word);
-        for (const char *n = c->name; *n != '\0'; n++)
-            text[used++] = (char)(*n >= 'a' && *n <= 'z' ? *n - 32 : *n);
-        (void)snprintf(text + used, sizeof text - used, " HELP.");
-        session_say(s, text);
-        return;
-    }
-    quote(word, sizeof word, a, 0, UNKNOWN_WORDS_BYTES_MAX);
-    used = (size_t)snprintf(text, sizeof text, "ERR unknown command '%s', with args beginning with: ", word);
-    for (size_t i = 1, words = 0; i < a->count && words < UNKNOWN_WORDS_BYTES_MAX; i++) {
-        quote(word, sizeof word, a, i, UNKNOWN_WORDS_BYTES_MAX - words);
-        used += (size_t)snprintf(text + used, sizeof text - used, "'%s' ", word);
-        words += strlen(word) + 3;
-    }
-    session_say(s, text);
-}
-
 enum dispatch session_dispatch(struct session *s, const struct argv *a)
 {
     struct worker *w = s->worker;
@@ -450,13 +328,14 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
     if (session_over_limit(s))
         return session_hold(s, HOLD_ROOM);
     s->last = c;
-    if (s->tx == NULL && !check_arity(s, c, row, a)) /* in MULTI Valkey must know, to abort at EXEC */
+    if (s->tx == NULL && !session_check_arity(s, c, row, a)) /* in MULTI Valkey must know, to abort at EXEC */
         return DISPATCHED;
     if (session_authentication(s) == AUTH_NEEDED && !needs_no_auth(row, c)) {
-        say_not_authenticated(s, c, row, a);
+        session_say_stranger(s, c, row, a);
         return DISPATCHED;
     }
     f.mode = session_mode(s);
+    f.reader = s->reader;
     f.full = session_full(s);
     f.stateful = session_stateful(s);
     f.subscribed = s->proto == 2 && s->channels + s->shard_channels > 0;

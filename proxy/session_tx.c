@@ -111,7 +111,7 @@ static enum dispatch exec(struct session *s, const struct route_facts *f)
     if (session_needs(s, VIA_PINNED) != HOLD_NONE)
         return session_hold(s, HOLD_CAME);
     CHECK(pinned_ready(s, false)); /* it has carried MULTI; a lost one ends the session */
-    t = session_task(s, OP_CAPTURED);
+    t = session_task(s, s->reader ? OP_NEUTRAL : OP_CAPTURED);
     t->op.keys = tx->keys;
     memset(&tx->keys, 0, sizeof tx->keys);
     if (tx->selects) {

@@ -18,6 +18,7 @@
 #include "proxy/listen.h"
 #include "proxy/local.h"
 #include "proxy/pinned.h"
+#include "proxy/relay.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
@@ -204,6 +205,24 @@ static void follow_mode(struct worker *w)
     }
 }
 
+/* Sessions of a node that begins or ceases to lead; readers stay. */
+static void follow_part(struct worker *w)
+{
+    bool leads = worker_leads(w);
+    struct session *s;
+
+    if (leads == w->last_leads)
+        return;
+    w->last_leads = leads;
+    TAILQ_FOREACH(s, &w->sessions, in_worker)
+    {
+        if (s->reader)
+            continue;
+        s->moves = !leads;
+        session_kick(s);
+    }
+}
+
 static bool on_turn(void *arg)
 {
     struct worker *w = arg;
@@ -213,6 +232,7 @@ static bool on_turn(void *arg)
 
     cool_down(w);
     follow_mode(w);
+    follow_part(w);
     while (queue_pop(w->set.to_worker, &m)) {
         on_message(w, &m);
         worked = true;
@@ -223,6 +243,7 @@ static bool on_turn(void *arg)
         session_run(s);
         worked = true;
     }
+    worked = relays_run(w) || worked;
     return worked || w->set.to_core->count > 0;
 }
 
@@ -237,12 +258,14 @@ static void drain_step(struct worker *w, uint64_t now_ms)
     {
         idle = idle && s->op_count == 0 && stream_pending(s->stream) == 0;
     }
+    idle = idle && relays_idle(w);
     if (!idle && now_ms < w->drain_until_ms)
         return;
     for (s = TAILQ_FIRST(&w->sessions); s != NULL; s = next) {
         next = TAILQ_NEXT(s, in_worker);
         session_close(s, "Holdfast is shutting down");
     }
+    relays_close(w, "Holdfast is shutting down");
     w->drained(w->drained_arg);
     w->drained = NULL;
 }
@@ -259,6 +282,7 @@ static void on_tick(void *arg)
         next = TAILQ_NEXT(s, in_worker);
         session_tick(s, now);
     }
+    relays_tick(w, now);
     drain_step(w, now);
 }
 
@@ -294,6 +318,10 @@ struct worker *worker_new(struct loop *l, const struct diag *d, const struct wor
     w->last_mode = atomic_load(&s->gate->mode);
     TAILQ_INIT(&w->sessions);
     TAILQ_INIT(&w->run);
+    TAILQ_INIT(&w->relays);
+    TAILQ_INIT(&w->relay_run);
+    w->last_leads = worker_leads(w);
+    w->last_part = atomic_load(&s->gate->part);
     TAILQ_INIT(&w->waiting);
     TAILQ_INIT(&w->free_tasks);
     TAILQ_INIT(&w->cooling);
@@ -309,6 +337,7 @@ struct worker *worker_new(struct loop *l, const struct diag *d, const struct wor
     w->tick = loop_timer_new(l, on_tick, w);
     loop_timer_every(w->tick, WORKER_TICK_MS);
     w->wait_tick = loop_timer_new(l, on_wait_tick, w);
+    w->relay_tick = loop_timer_new(l, relays_on_tick, w);
     loop_add_hook(l, on_turn, w);
     return w;
 }
@@ -326,6 +355,7 @@ void worker_drain(struct worker *w, uint64_t timeout_ms, void (*done)(void *arg)
     {
         stream_pause(s->stream, true);
     }
+    relays_pause(w);
 }
 
 static void free_tasks(struct task_list *list)
@@ -345,6 +375,7 @@ void worker_free(struct worker *w)
 
     while ((s = TAILQ_FIRST(&w->sessions)) != NULL)
         session_close(s, "Holdfast is shutting down");
+    relays_close(w, "Holdfast is shutting down");
     lanes_free(w->lanes);
     while (queue_pop(w->set.to_worker, &m))
         if (m.kind == TO_WORKER_RELEASE)
@@ -354,6 +385,7 @@ void worker_free(struct worker *w)
     resp_pool_free(w->pool);
     loop_timer_free(w->tick);
     loop_timer_free(w->wait_tick);
+    loop_timer_free(w->relay_tick);
     command_table_free(w->commands);
     valkey_identity_free(w->identity);
     free_tasks(&w->free_tasks);
@@ -363,6 +395,7 @@ void worker_free(struct worker *w)
 
 void worker_status(const struct worker *w, struct status *s)
 {
+    s->relays = w->relay_count;
     s->sessions = w->session_count;
     s->sessions_total = w->sessions_total;
     s->sessions_rejected = w->sessions_rejected;

@@ -20,6 +20,7 @@
 struct lanes;
 struct listen;
 struct local_row;
+struct relay;
 struct users;
 
 enum {
@@ -46,7 +47,12 @@ struct worker {
     struct listen *listen;
     struct loop_timer *tick, *wait_tick;
     TAILQ_HEAD(, session) sessions, run, waiting;
-    size_t session_count;
+    TAILQ_HEAD(, relay) relays, relay_run;
+    size_t session_count, relay_count;
+    struct loop_timer *relay_tick; /* while commands wait for a leader */
+    bool relay_ticking, last_open, last_leads;
+    char leader[CONFIG_TEXT_MAX]; /* as last seen; "" = not known */
+    int last_part;
     struct valkey_identity *identity; /* while open; NULL = Valkey is not there */
     struct command_table *commands;   /* kept while Valkey is away, for arities and names */
     struct row_cache rows[ROW_CACHE_SIZE];
@@ -68,6 +74,16 @@ void worker_post(struct worker *w, enum message_kind kind, struct op *op, uint64
 void worker_kick_waiting(struct worker *w); /* a connection became ready: all that wait for one try again */
 void worker_reload_commands(struct worker *w);
 struct session *worker_find(struct worker *w, uint64_t id); /* session by id; NULL */
+
+static inline bool worker_leads(const struct worker *w)
+{
+    return atomic_load_explicit(&w->set.gate->part, memory_order_relaxed) == PART_LEADS;
+}
+
+static inline size_t worker_clients(const struct worker *w)
+{
+    return w->session_count + w->relay_count;
+}
 
 static inline bool worker_open(const struct worker *w)
 {
