@@ -1,5 +1,6 @@
-# Holdfast. `make` builds build/holdfast, `make run` starts one node, `make test` runs every test.
+# Holdfast. `make` builds build/holdfast, `make run` starts three nodes, `make test` runs every test.
 #
+#   make NODES=1 run                    a single node
 #   make SAN=address,undefined test     the same in build/san-address-undefined/ (also: SAN=thread)
 #   make CC=clang                       another compiler (objects are built again when flags or compiler change)
 #   make BUILD=/tmp/b                   another output directory (what `make deps` fetched stays in build/deps)
