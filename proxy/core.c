@@ -13,6 +13,7 @@
 #include "proxy/resp.h"
 
 enum {
+    LEAVE_MS = 3000, /* for handing leadership over before the end */
     PENDING_LOG_SHARE = 8, /* what waits to be committed takes at most this part of log-size-max */
     ROOM_LOG_SHARE = 4     /* writes are refused when less than this part of it is left */
 };
@@ -24,7 +25,8 @@ void core_post(struct core *c, enum message_kind kind, struct op *op, uint64_t n
 
 void core_facts(struct core *c)
 {
-    seq_log_open(c->seq, log_open_index(c->log));
+    if (c->leads)
+        seq_log_open(c->seq, log_open_index(c->log));
 }
 
 static void remember_offset(struct core *c, uint64_t index, uint64_t offset)
@@ -70,15 +72,18 @@ static void release(struct core *c, struct op *op)
 {
     if (op->kind != OP_READ && op->accepted_us != 0)
         histogram_add(&c->release_us, loop_now_us(c->loop) - op->accepted_us);
-    core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
+    if (core_under_lease(c, op))
+        core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
 }
 
 /* "Accepted, not confirmed": never said of a write that was refused. A read can simply be asked again. */
-static void fail(struct core *c, struct op *op)
+void core_fail(struct core *c, struct op *op)
 {
     buf_free(&op->reply);
     op->error = true;
-    if (op->kind == OP_READ && c->attached) { /* held for durability-lag-max by a log that stands still */
+    if (op->kind == OP_READ && !log_alone(c->log) && (!c->leads || c->lost)) {
+        resp_error(&op->reply, "CLUSTERDOWN This node does not lead any more, ask again");
+    } else if (op->kind == OP_READ && c->attached) { /* held for durability-lag-max by a log that stands still */
         resp_error(&op->reply, "TRYAGAIN The newest value of the key is not durable yet");
     } else if (op->kind == OP_READ) {
         resp_error(&op->reply, "LOADING Valkey was lost while the value was being made durable, ask again");
@@ -126,7 +131,7 @@ static void carry_out(struct core *c, struct seq_decision *d)
         release(c, d->op);
         break;
     case SEQ_FAIL:
-        fail(c, d->op);
+        core_fail(c, d->op);
         break;
     }
 }
@@ -201,6 +206,8 @@ static void op_message(struct core *c, const struct message *m)
         seq_begin(c->seq, m->op);
         break;
     case TO_CORE_END:
+        if (!log_alone(c->log))
+            m->op->came_boot_ms = log_boot_ms();
         seq_end(c->seq, m->op, now);
         break;
     case TO_CORE_BROKEN:
@@ -208,6 +215,8 @@ static void op_message(struct core *c, const struct message *m)
         break;
     case TO_CORE_READ:
         m->op->accepted_us = now;
+        if (!log_alone(c->log))
+            m->op->came_boot_ms = log_boot_ms();
         seq_read(c->seq, m->op);
         break;
     default:
@@ -277,6 +286,8 @@ static enum gate_refusal refusal_now(const struct core *c, uint64_t lag_us, uint
         return WRITES_REFUSED_BUFFER;
     if (log_too_long(c, pending))
         return WRITES_REFUSED_LOG_SIZE;
+    if (c->lost)
+        return WRITES_REFUSED_NO_QUORUM;
     return log_stalled(c->log) ? WRITES_REFUSED_LOG_FULL : WRITES_ACCEPTED;
 }
 
@@ -329,6 +340,20 @@ static void on_node_stopped(void *arg)
     c->drained(c->drained_arg);
 }
 
+static void stop_node(struct core *c)
+{
+    node_stop(c->node, on_node_stopped, c);
+}
+
+static void on_handed_over(void *arg, bool ok, const char *why)
+{
+    struct core *c = arg;
+
+    if (!ok)
+        diag_log(c->diag, DIAG_WARNING, "Nobody takes over: %s", why);
+    stop_node(c);
+}
+
 static bool on_turn(void *arg)
 {
     struct core *c = arg;
@@ -348,6 +373,7 @@ static bool on_turn(void *arg)
     core_decisions(c);
     lane_markers(c);
     worked = log_flush(c->log) || worked;
+    core_group_turn(c);
     core_facts(c);
     core_refusal(c);
     return worked || c->set.to_worker->count > 0;
@@ -364,9 +390,13 @@ static void on_tick(void *arg)
         seq_expire(c->seq, now - max_us);
         core_decisions(c);
     }
+    core_group_tick(c);
     if (c->drained != NULL && !c->node_stopping && drain_finished(c)) {
         c->node_stopping = true;
-        node_stop(c->node, on_node_stopped, c);
+        if (log_alone(c->log) || !c->leads || c->lost)
+            stop_node(c);
+        else /* no client sees more of it than a new connection */
+            core_hand_over(c, NULL, LEAVE_MS, on_handed_over, c);
     }
 }
 
@@ -377,9 +407,11 @@ static void on_committed(void *arg, uint64_t index)
     struct core *c = arg;
     bool moved = false;
 
-    core_facts(c);
-    seq_committed(c->seq, index);
-    core_decisions(c);
+    if (c->leads) {
+        core_facts(c);
+        seq_committed(c->seq, index);
+        core_decisions(c);
+    }
     while (c->ack_count > 0 && c->ack_index[c->ack_head] <= index) {
         c->durable_offset = c->ack_offset[c->ack_head];
         c->ack_head = (c->ack_head + 1) & (c->ack_cap - 1);
@@ -397,7 +429,7 @@ static void on_stalled(void *arg, bool stalled, const char *why)
 
     (void)snprintf(c->stalled_why, sizeof c->stalled_why, "%s", stalled ? why : "");
     diag_log(c->diag, DIAG_WARNING, stalled ? "The log cannot grow: %s" : "The log has room again%s", c->stalled_why);
-    if (stalled)
+    if (stalled && c->leads)
         node_snapshot(c->node);
 }
 
@@ -406,16 +438,6 @@ static void on_log_failed(void *arg, const char *why)
     struct core *c = arg;
 
     c->set.failed(c->set.arg, why);
-}
-
-static void on_relayed(void *arg, struct stream *s, const char *from, const void *extra, size_t n)
-{
-    struct core *c = arg;
-
-    if (c->set.relayed != NULL)
-        c->set.relayed(c->set.arg, s, from, extra, n);
-    else
-        stream_close(s);
 }
 
 struct log_dial *core_relay(void *arg, const void *extra, size_t n,
@@ -431,25 +453,28 @@ void core_relay_cancel(struct log_dial *d)
     log_relay_cancel(d);
 }
 
-static const struct log_events log_events = {
-    .committed = on_committed, .stalled = on_stalled, .failed = on_log_failed, .relayed = on_relayed};
-
 struct core *core_new(struct loop *l, const struct diag *d, const struct core_settings *s, char *why, size_t why_size)
 {
     struct core *c = must_calloc(1, sizeof *c);
     struct log_settings ls = {
         .dir = s->config->data_dir, .size_max_bytes = s->config->log_size_max, .node = s->config->node};
+    struct members members = {0};
 
     c->loop = l;
     c->diag = d;
     c->set = *s;
     c->config = s->config;
     c->seq = seq_new();
-    if ((c->log = log_open(l, d, &ls, &log_events, c, why, why_size)) == NULL) {
+    TAILQ_INIT(&c->lease_waiting);
+    c->log_events = (struct log_events){.committed = on_committed, .stalled = on_stalled, .failed = on_log_failed};
+    core_group_events(&c->log_events);
+    if (!core_group_settings(c, &ls, &members, why, why_size) ||
+        (c->log = log_open(l, d, &ls, &c->log_events, c, why, why_size)) == NULL) {
         seq_free(c->seq);
         free(c);
         return NULL;
     }
+    c->leads = log_alone(c->log);
     core_facts(c);
     seq_committed(c->seq, log_committed(c->log));
     atomic_store(&s->gate->mode, (int)s->config->durability);
@@ -461,7 +486,10 @@ struct core *core_new(struct loop *l, const struct diag *d, const struct core_se
     loop_timer_every(c->tick, CORE_TICK_MS);
     c->node = node_new(l, d, s->config, c->log, &core_node_events, c);
     loop_add_hook(l, on_turn, c);
-    node_start(c->node);
+    if (!log_alone(c->log))
+        node_play(c->node, NODE_UNDECIDED);
+    if (!c->witness)
+        node_start(c->node);
     return c;
 }
 

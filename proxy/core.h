@@ -20,6 +20,7 @@ struct loop;
 struct queue;
 struct status;
 struct stream;
+struct stream;
 
 #define MARKER_CHANNEL_PREFIX "__holdfast__:"
 

@@ -76,7 +76,7 @@ static bool leads(const struct core *c, core_done *done, void *arg)
 void core_transfer(struct core *c, const char *to, core_done *done, void *arg)
 {
     if (leads(c, done, arg))
-        log_transfer(c->log, to, TRANSFER_TIMEOUT_MS, end_request, request_new(c, done, arg));
+        core_hand_over(c, to, TRANSFER_TIMEOUT_MS, end_request, request_new(c, done, arg));
 }
 
 void core_change_members(struct core *c, enum log_change what, const char *name, core_done *done, void *arg)

@@ -10,6 +10,7 @@
 #include "proxy/backend.h"
 #include "proxy/command.h"
 #include "proxy/core.h"
+#include "proxy/core_admin.h"
 #include "proxy/message.h"
 #include "proxy/node.h"
 #include "proxy/op.h"
@@ -29,6 +30,7 @@ struct core {
     struct core_settings set;
     struct config *config;
     struct log *log;
+    struct log_events log_events;
     struct node *node;
     struct seq *seq;
     struct command_table *commands;
@@ -51,6 +53,23 @@ struct core {
     enum gate_refusal refusal;
     uint64_t writes_sync, writes_captured, writes_async, writes_uncertain;
     struct histogram commit_us, forward_us, release_us;
+
+    /* core_group.c */
+    bool witness;                /* valkey none: we lead only to hand over */
+    bool leads;                  /* as the log has told: from lead() to follow(), also while lost */
+    bool lost;                   /* we led and have no quorum: detached */
+    bool leading, begun, may_begin; /* node_play(NODE_LEADS) was, or is to be, said; the log has begun */
+    bool was_attached;           /* since lead() */
+    bool going;                  /* a hand-over because we cannot serve is under way */
+    uint64_t lost_index, complained_ms, away_again_ms, detached_ms;
+    struct op_list lease_waiting;
+    struct hand_over {
+        enum { HAND_NONE, HAND_HOLDING, HAND_PROVING, HAND_MOVING } phase;
+        char to[MEMBER_NAME_BYTES_MAX];
+        uint64_t hold_until_ms, deadline_ms;
+        core_done *done;
+        void *arg;
+    } hand_over;
 
     uint64_t elections, dropped_writes; /* leaderships begun; async writes given up on losing one */
     struct core_request *requests;      /* core_admin.c */
@@ -75,8 +94,25 @@ void lane_markers(struct core *c); /* sends one if it is wanted and possible */
 void lane_on_retry(void *arg);
 void lane_on_marker_retry(void *arg);
 
+/* core_group.c */
+void core_group_events(struct log_events *e);
+bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
+void core_group_turn(struct core *c);
+void core_group_tick(struct core *c);
+void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg);
+void core_fail(struct core *c, struct op *op); /* core.c */
+
 /* core_admin.c */
 void core_admin_end(struct core *c); /* after log_close(): what has not been answered is now */
+
+/* core_group.c */
+void core_group_events(struct log_events *e);
+bool core_group_settings(struct core *c, struct log_settings *s, struct members *m, char *why, size_t why_size);
+bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
+void core_group_turn(struct core *c);
+void core_group_tick(struct core *c);
+void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg);
+void core_fail(struct core *c, struct op *op); /* core.c */
 
 /* core_node.c */
 extern const struct node_events core_node_events;

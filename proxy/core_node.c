@@ -27,7 +27,7 @@ static void on_attached(void *arg, struct valkey_identity *identity, const struc
     valkey_identity_free(c->identity);
     c->identity = identity;
     take_commands(c, identity->commands, identity->commands_bytes);
-    c->attached = true;
+    c->attached = c->was_attached = true;
     c->marker_channel[0] = '\0'; /* a new nonce for each attachment */
     c->marker_paused = false;
     c->durable_offset = facts->offset;
@@ -46,6 +46,7 @@ static void on_detached(void *arg, const char *why)
         return;
     diag_log(c->diag, DIAG_WARNING, "Detached from Valkey: %s", why);
     c->attached = c->lane_wanted = c->worker_open = false;
+    c->detached_ms = loop_now_ms(c->loop);
     c->ack_count = 0;
     loop_timer_stop(c->lane_timer);
     loop_timer_stop(c->marker_timer);
@@ -190,6 +191,36 @@ static void on_commands(void *arg, const char *reply, size_t n)
     core_post(c, TO_WORKER_COMMANDS, NULL, 0, copy);
 }
 
+/* Following: our Valkey serves the reader-port. */
+static void on_fed(void *arg, struct valkey_identity *identity)
+{
+    struct core *c = arg;
+
+    c->worker_open = true;
+    core_post(c, TO_WORKER_OPEN, NULL, 0, identity);
+    atomic_store(&c->set.gate->state, GATE_OPEN);
+}
+
+static void on_unfed(void *arg, const char *why)
+{
+    struct core *c = arg;
+
+    if (!c->worker_open)
+        return;
+    c->worker_open = false;
+    if (atomic_load(&c->set.gate->state) == GATE_OPEN)
+        atomic_store(&c->set.gate->state, GATE_SHUT);
+    core_post(c, TO_WORKER_SHUT, NULL, 0, must_strdup(why));
+}
+
+static bool on_clean(void *arg, uint64_t offset, uint64_t *index)
+{
+    struct core *c = arg;
+
+    (void)offset; /* the tap has read up to it, and what it read was told in order */
+    return seq_is_clean(c->seq, index);
+}
+
 static void on_failed(void *arg, const char *why)
 {
     struct core *c = arg;
@@ -208,4 +239,7 @@ const struct node_events core_node_events = {
     .snapshot_ended = on_snapshot_ended,
     .commands = on_commands,
     .failed = on_failed,
+    .fed = on_fed,
+    .unfed = on_unfed,
+    .clean = on_clean,
 };

@@ -91,7 +91,8 @@ enum gate_refusal {
 enum gate_part {
     PART_NONE,  /* no leader is known (or it is being elected): clients' commands wait a while, then CLUSTERDOWN */
     PART_LEADS, /* sessions are served here (state says whether Valkey is open) */
-    PART_FOLLOWS /* another node leads: clients are relayed to it; state OPEN: our Valkey is warm, reader-port serves */
+    PART_HANDS_OVER, /* leads, and is about to stop: sessions begin nothing new */
+    PART_FOLLOWS     /* another node leads: clients are relayed to it; state OPEN: our Valkey is warm, reader-port serves */
 };
 struct gate {
     _Atomic int state;            /* enum gate_state */

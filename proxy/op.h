@@ -45,6 +45,7 @@ struct op {
     size_t arg_count;
     struct buf reply; /* whole, once `came`, if it could not go out at once */
     uint64_t accepted_us;
+    uint64_t came_boot_ms; /* sync reads: CLOCK_BOOTTIME when the reply was in our hands */
     /* the core's part */
     uint64_t seq;         /* OP_WRITE: sequence number */
     uint64_t log_index;   /* OP_WRITE: entry of the intent */

@@ -63,6 +63,7 @@ struct key { /* one key hash with something to remember; gone when there is noth
 };
 
 struct marker {
+    uint64_t answered; /* async writes answered when it was sent */
     uint64_t number, resolves, first_us; /* first_us: oldest answer that this marker closes; 0 = none */
     bool control;                        /* sent on the control connection: it and the lane may overtake each other */
     struct op_list ops;
@@ -93,6 +94,7 @@ struct seq {
     uint64_t next_marker, seen_marker, last_forwarded, last_resolved;
     bool settling; /* intents of an earlier life may yet appear in the stream, or not: no marker was seen since the
                       bridge */
+    uint64_t answered, answered_durable, answered_sample, answered_index; /* async writes: all; seq_answered() */
     bool attached, lane_open, lane_recovering, lane_killing, marker_wanted, tracking;
     uint64_t lane_client, recover_marker, recover_index; /* 0 = not there yet */
 

@@ -200,6 +200,7 @@ uint64_t seq_marker_sent(struct seq *s, uint64_t now_us, uint64_t *resolves)
     m->number = s->next_marker++;
     m->resolves = *resolves = s->last_forwarded;
     m->first_us = s->unmarked_first_us;
+    m->answered = s->answered;
     m->control = !s->lane_open;
     TAILQ_INIT(&m->ops);
     TAILQ_CONCAT(&m->ops, &s->pending_marker, in_core);
@@ -282,6 +283,11 @@ static void marker_passed(struct seq *s, struct marker *m)
 
     if (m->first_us != 0 && s->last_cut_index > s->durable)
         dates_push(&s->answer_dates, s->last_cut_index, m->first_us);
+    if (s->answered_index <= s->durable) { /* one sample at a time: seq_answered() is an upper bound */
+        s->answered_durable = s->answered_sample;
+        s->answered_sample = m->answered;
+        s->answered_index = s->last_cut_index;
+    }
     while ((op = TAILQ_FIRST(&m->ops)) != NULL) {
         uint64_t need = s->last_cut_index;
 

@@ -27,6 +27,11 @@ uint64_t seq_oldest_us(const struct seq *s)
     return oldest;
 }
 
+uint64_t seq_answered(const struct seq *s)
+{
+    return s->answered - (s->answered_index <= s->durable ? s->answered_sample : s->answered_durable);
+}
+
 static void expire_list(struct seq *s, struct op_list *list, uint64_t before_us)
 {
     struct op *op, *next;

@@ -369,6 +369,7 @@ void seq_async_end(struct seq *s, uint64_t epoch, uint64_t now_us)
         return;
     CHECK(e->inflight > 0);
     e->inflight--;
+    s->answered++;
     answered(s, now_us);
 }
 

@@ -80,6 +80,14 @@ void seq_close_out(struct seq *s);
 /* ---- the log ---- */
 void seq_log_open(struct seq *s, uint64_t open_index);
 void seq_committed(struct seq *s, uint64_t index);
+/* The open entry, whose index was promised, gets another one (log.h: lead(same)). */
+void seq_log_moved(struct seq *s, uint64_t to);
+/* Detached: another node has led; indexes and all that was seen and not committed mean nothing any more. */
+void seq_void(struct seq *s);
+/* Everything seen in the stream is in the log and committed, nothing is under way: the log up to entry *index says all
+ * that Valkey has done. */
+bool seq_is_clean(const struct seq *s, uint64_t *index);
+uint64_t seq_answered(const struct seq *s); /* async writes answered and not durable: lost if the log is */
 
 /* ---- writes ---- */
 void seq_write(struct seq *s, struct op *op, uint64_t now_us); /* OP_WRITE */

@@ -1,0 +1,419 @@
+/* What leading and following mean for clients and for our Valkey.
+ *
+ *   log says            here
+ *   lead                our Valkey is to be the primary; once it is attached, the worker opens
+ *   lost                detached: Valkey, tap and lanes go on, sync clients are refused, async ones until the lag says
+ *                       otherwise; what sync clients wait for is answered UNCERTAIN
+ *   lead, same          as if nothing had happened; the open batch, which has grown meanwhile, is logged now
+ *   follow              what was not committed is void: step down, our Valkey becomes a fed replica
+ *
+ * Reads of sync clients, and captured writes that may only have read, are answered under the lease: their op carries
+ * when its reply was in our hands; if the lease has run out since, it waits for a proof that we led later than that.
+ *
+ * Before the log has begun, it is the Valkey with data in it that has to begin it, wherever that is. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "log/base/clock.h"
+#include "log/base/stream.h"
+#include "proxy/core_internal.h"
+#include "proxy/replay.h"
+#include "proxy/resp.h"
+
+enum {
+    HOLD_MS_MAX = 60,         /* of a planned hand-over: what is under way may end */
+    AWAY_MS = 3000,           /* for handing over because our Valkey is gone, or because we have none */
+    GONE_MS = 100,            /* our Valkey has not answered for so long ... */
+    GONE_MS_MAX = 1000,       /* ... or answers, and has not been attached again */
+    COMPLAIN_MS = 10000,
+    BEGIN_ENTRIES_MAX = 64,   /* a log longer than that has certainly begun */
+    WALK_BYTES = 1024 * 1024
+};
+
+/* ---- the lease ---- */
+
+bool core_under_lease(struct core *c, struct op *op)
+{
+    if (log_alone(c->log) || !op->sync || (op->kind != OP_READ && op->kind != OP_CAPTURED) ||
+        log_may_read(c->log, op->came_boot_ms))
+        return true;
+    TAILQ_INSERT_TAIL(&c->lease_waiting, op, in_core);
+    return false;
+}
+
+static void lease_turn(struct core *c)
+{
+    struct op *op, *next;
+    bool leads = log_role(c->log) == LOG_LEADS;
+
+    for (op = TAILQ_FIRST(&c->lease_waiting); op != NULL; op = next) {
+        next = TAILQ_NEXT(op, in_core);
+        if (leads && !log_may_read(c->log, op->came_boot_ms))
+            continue;
+        TAILQ_REMOVE(&c->lease_waiting, op, in_core);
+        if (leads)
+            core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
+        else
+            core_fail(c, op);
+    }
+}
+
+/* ---- the start ---- */
+
+bool core_group_settings(struct core *c, struct log_settings *s, struct members *m, char *why, size_t why_size)
+{
+    const struct config *f = c->config;
+
+    for (size_t i = 0; i < f->member_count; i++) {
+        if (i == MEMBERS_MAX || !member_parse(f->member[i], &m->at[i], why, why_size))
+            return false;
+        m->count++;
+    }
+    c->witness = strcmp(f->valkey, "none") == 0;
+    s->members = m;
+    s->cluster = f->cluster;
+    s->log_only = c->witness;
+    s->allow_single_az = f->allow_single_az;
+    s->election_ms = (unsigned)f->election_timeout_ms;
+    s->clock_skew_max_ms = (unsigned)f->clock_skew_max_ms;
+    s->listen = f->peer_listen;
+    if (f->peer_tls)
+        s->tls = (struct log_tls){f->peer_tls_cert_file, f->peer_tls_key_file, f->peer_tls_ca_cert_file};
+    atomic_store(&c->set.gate->part, m->count == 0 ? PART_LEADS : PART_NONE);
+    return true;
+}
+
+/* ---- the log's roles ---- */
+
+static void set_part(struct core *c, enum gate_part part)
+{
+    atomic_store(&c->set.gate->part, part);
+}
+
+static bool has_begun(struct core *c)
+{
+    struct snapshot_mark mark;
+    char path[4096];
+    struct replay *r;
+    bool anything;
+
+    if (log_committed(c->log) > BEGIN_ENTRIES_MAX || snapshot_newest(c->log, &mark, path, sizeof path))
+        return true;
+    r = replay_new(c->log, NULL);
+    while (replay_step(r, NULL, WALK_BYTES))
+        continue;
+    anything = replay_facts(r)->anything;
+    replay_free(r);
+    return anything;
+}
+
+static void go_away(struct core *c, const char *to, const char *why);
+
+static void complain(struct core *c, const char *why)
+{
+    uint64_t now = loop_now_ms(c->loop);
+
+    if (c->complained_ms != 0 && now < c->complained_ms + COMPLAIN_MS)
+        return;
+    c->complained_ms = now;
+    diag_log(c->diag, DIAG_WARNING, "%s", why);
+}
+
+/* Which Valkey the log begins with. True: ours. */
+static bool may_begin(struct core *c)
+{
+    struct log_member_status m[MEMBERS_MAX];
+    size_t n = log_members(c->log, m, MEMBERS_MAX), full = 0;
+    uint64_t ours = node_figures(c->node)->valkey_keys;
+    const char *other = NULL;
+
+    if (ours == UINT64_MAX && !c->witness)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        if (m[i].self || m[i].state.log_only || m[i].member.log_only)
+            continue;
+        if (!m[i].connected || m[i].state.valkey_keys == UINT64_MAX) {
+            complain(c, "The log has not begun: waiting to learn what the other members' Valkeys hold");
+            return false;
+        }
+        if (m[i].state.valkey_keys > 0) {
+            full++;
+            other = m[i].member.name;
+        }
+    }
+    if (full == 0)
+        return true;
+    if (full > 1 || (ours > 0 && !c->witness))
+        complain(c, "THE LOG CANNOT BEGIN: more than one member's Valkey holds data. Empty all but the one whose data "
+                    "are to be kept");
+    else
+        go_away(c, other, "its Valkey holds the data to begin with");
+    return false;
+}
+
+static void lead_now(struct core *c)
+{
+    c->leading = true;
+    if (c->witness) {
+        go_away(c, "*", "this node has no Valkey");
+        return;
+    }
+    if (!c->begun && !(c->begun = has_begun(c)) && !may_begin(c))
+        return;
+    c->begun = true;
+    c->may_begin = true;
+    node_play(c->node, NODE_LEADS);
+}
+
+static void on_lead(void *arg, bool same, uint64_t open_index)
+{
+    struct core *c = arg;
+
+    c->elections++;
+    c->lost = false;
+    c->leads = true;
+    c->was_attached = c->attached;
+    set_part(c, PART_LEADS);
+    if (same && c->attached) {
+        seq_log_moved(c->seq, open_index);
+        for (size_t k = 0; k < c->ack_count; k++) {
+            uint64_t *index = &c->ack_index[(c->ack_head + k) & (c->ack_cap - 1)];
+
+            if (*index >= c->lost_index)
+                *index += open_index - c->lost_index;
+        }
+        diag_log(c->diag, DIAG_NOTICE, "Nobody else has led: nothing was lost, what has gathered is logged now");
+        return;
+    }
+    if (!c->attached) {
+        (void)log_abandon(c->log);
+        seq_void(c->seq);
+        core_facts(c);
+        seq_committed(c->seq, log_committed(c->log));
+    }
+    lead_now(c);
+}
+
+static void on_lost(void *arg, const char *why)
+{
+    struct core *c = arg;
+    uint64_t now = loop_now_us(c->loop);
+
+    (void)why;
+    c->lost = true;
+    c->lost_index = log_open_index(c->log);
+    if (!c->attached) {
+        c->leading = c->may_begin = false;
+        node_play(c->node, NODE_UNDECIDED);
+        (void)log_abandon(c->log);
+        set_part(c, PART_NONE);
+        return;
+    }
+    core_facts(c);
+    seq_expire(c->seq, now + 1);
+    core_decisions(c);
+    core_refusal(c);
+}
+
+static void step_down(struct core *c)
+{
+    uint64_t age_us = seq_oldest_us(c->seq), now = loop_now_us(c->loop), answered = seq_answered(c->seq);
+    uint64_t bytes = log_abandon(c->log);
+
+    if (answered > 0) {
+        c->dropped_writes += answered;
+        diag_log(c->diag, DIAG_WARNING,
+                 "LOST: another node has led meanwhile; %" PRIu64 " answered writes of async clients, the oldest "
+                 "%" PRIu64 " ms old, are given up (%" PRIu64 " bytes)",
+                 answered, age_us != 0 && now > age_us ? (now - age_us) / 1000 : 0, bytes);
+    }
+    c->leads = c->leading = c->may_begin = c->lost = false;
+}
+
+static void on_follow(void *arg, const char *leader)
+{
+    struct core *c = arg;
+    bool led = c->leads;
+
+    set_part(c, leader[0] != '\0' ? PART_FOLLOWS : PART_NONE);
+    if (led)
+        step_down(c);
+    node_play(c->node, NODE_FOLLOWS);
+    if (led && !c->attached)
+        seq_void(c->seq);
+    if (c->hand_over.phase == HAND_MOVING)
+        diag_log(c->diag, DIAG_NOTICE, "Node %s has taken over", leader);
+}
+
+static void on_relayed(void *arg, struct stream *s, const char *from, const void *extra, size_t n)
+{
+    struct core *c = arg;
+
+    if (c->set.relayed == NULL)
+        stream_close(s);
+    else
+        c->set.relayed(c->set.arg, s, from, extra, n);
+}
+
+static void on_members(void *arg)
+{
+    (void)arg; /* looked at when somebody asks */
+}
+
+void core_group_events(struct log_events *e)
+{
+    e->lead = on_lead;
+    e->lost = on_lost;
+    e->follow = on_follow;
+    e->relayed = on_relayed;
+    e->members = on_members;
+}
+
+/* ---- a planned hand-over ---- */
+
+static void hand_end(struct core *c, bool ok, const char *why)
+{
+    struct hand_over h = c->hand_over;
+
+    c->hand_over = (struct hand_over){0};
+    if (!ok && c->leads)
+        set_part(c, PART_LEADS);
+    if (h.done != NULL)
+        h.done(h.arg, ok, why);
+}
+
+static void on_moved(void *arg, bool ok, const char *why)
+{
+    struct core *c = arg;
+
+    if (c->hand_over.phase == HAND_MOVING)
+        hand_end(c, ok, why);
+}
+
+static void move(struct core *c)
+{
+    struct hand_over *h = &c->hand_over;
+    uint64_t now = loop_now_ms(c->loop);
+
+    h->phase = HAND_MOVING;
+    log_transfer(c->log, h->to[0] ? h->to : NULL, h->deadline_ms > now ? h->deadline_ms - now : 0, on_moved, c);
+}
+
+static void on_proven(void *arg, bool proven)
+{
+    struct core *c = arg;
+
+    if (c->hand_over.phase != HAND_PROVING)
+        return;
+    if (!proven)
+        diag_log(c->diag, DIAG_NOTICE, "Our Valkey's state cannot be proven: it will be fed anew");
+    move(c);
+}
+
+static void hand_turn(struct core *c)
+{
+    struct hand_over *h = &c->hand_over;
+    uint64_t now = loop_now_ms(c->loop);
+    bool idle = seq_figures(c->seq).ops == 0 && log_pending_bytes(c->log) == 0 && seq_oldest_us(c->seq) == 0;
+
+    if (h->phase != HAND_NONE && h->phase != HAND_MOVING && (!c->leads || c->lost)) {
+        hand_end(c, false, "leadership was lost meanwhile");
+        return;
+    }
+    if (h->phase == HAND_PROVING && (!c->attached || now >= h->hold_until_ms + HOLD_MS_MAX)) {
+        move(c);
+        return;
+    }
+    if (h->phase != HAND_HOLDING || (!idle && now < h->hold_until_ms))
+        return;
+    h->phase = HAND_PROVING;
+    if (idle && c->attached)
+        node_prove(c->node, on_proven, c);
+    else
+        move(c);
+}
+
+void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg)
+{
+    struct hand_over *h = &c->hand_over;
+
+    if (log_alone(c->log) || !c->leads || h->phase != HAND_NONE) {
+        done(arg, false, log_alone(c->log) ? "this node is alone" : c->leads ? "a hand-over is under way"
+                                                                            : "this node does not lead");
+        return;
+    }
+    *h = (struct hand_over){.phase = HAND_HOLDING, .done = done, .arg = arg};
+    (void)snprintf(h->to, sizeof h->to, "%s", to != NULL ? to : "");
+    h->deadline_ms = loop_now_ms(c->loop) + timeout_ms;
+    h->hold_until_ms = loop_now_ms(c->loop) + HOLD_MS_MAX;
+    diag_log(c->diag, DIAG_NOTICE, "Handing leadership over%s%s", h->to[0] ? " to " : "", h->to);
+    set_part(c, PART_HANDS_OVER);
+}
+
+/* ---- leaving because we cannot serve ---- */
+
+static void on_away(void *arg, bool ok, const char *why)
+{
+    struct core *c = arg;
+
+    (void)why;
+    c->going = false;
+    if (!ok)
+        c->away_again_ms = loop_now_ms(c->loop) + AWAY_MS;
+}
+
+static void go_away(struct core *c, const char *to, const char *why)
+{
+    if (c->going || loop_now_ms(c->loop) < c->away_again_ms)
+        return;
+    c->going = true;
+    diag_log(c->diag, DIAG_NOTICE, "Leadership should be elsewhere: %s", why);
+    log_transfer(c->log, to, AWAY_MS, on_away, c);
+}
+
+/* Our Valkey is gone and another one is warm: another node should lead. If only the tap was cut, we are back in a
+ * moment. */
+static void valkey_gone(struct core *c)
+{
+    struct log_member_status m[MEMBERS_MAX];
+    size_t n;
+
+    if (loop_now_ms(c->loop) < c->detached_ms + (node_valkey_down(c->node) ? GONE_MS : GONE_MS_MAX))
+        return;
+    n = log_members(c->log, m, MEMBERS_MAX);
+    for (size_t i = 0; i < n; i++)
+        if (!m[i].self && m[i].connected && m[i].state.fed_index > 0 && m[i].member.role == MEMBER_VOTER) {
+            go_away(c, NULL, "our Valkey is gone, another one is warm");
+            return;
+        }
+}
+
+void core_group_turn(struct core *c)
+{
+    if (log_alone(c->log))
+        return;
+    lease_turn(c);
+    hand_turn(c);
+}
+
+void core_group_tick(struct core *c)
+{
+    const struct node_figures *f = node_figures(c->node);
+
+    if (log_alone(c->log))
+        return;
+    log_tell(c->log, c->attached ? log_committed(c->log) : node_warm(c->node) ? f->fed_index : 0,
+             c->witness ? 0 : f->valkey_keys);
+    if (c->lost && c->attached) { /* nothing that waits for a commit will see it soon */
+        core_facts(c);
+        seq_expire(c->seq, loop_now_us(c->loop) + 1);
+        core_decisions(c);
+    }
+    if (!c->leads || c->lost)
+        return;
+    if (c->witness || !c->may_begin)
+        lead_now(c);
+    else if (!c->attached && c->was_attached)
+        valkey_gone(c);
+}
