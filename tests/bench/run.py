@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Holdfast beside a bare Valkey, HAProxy and nutcracker, on this machine, in one run.
 
-    run.py [--quick] [--rounds N] [--only PART ...] [--json FILE]        parts: get set sync mixed log memory
+    run.py [--quick] [--rounds N] [--only PART ...] [--json FILE]        parts: get set sync zones failover mixed log memory
 
 What counts are ratios. Each round measures every subject once, the direct one and the proxies in turns and in changing order, so
 that a noise of the machine meets all of them; a ratio is the median of the rounds' own ratios. Every server runs in a temporary
@@ -11,7 +11,9 @@ directory on a free port and is ended by its pid.
     clients ──▶ Holdfast ──▶ another Valkey    clients ──▶ nutcracker ┴─▶ the direct Valkey
 
 Holdfast has a Valkey of its own, because its tap is a replica: the direct figures must not pay for that. For the sync rows
-"direct" is a Valkey with appendfsync always, and HAProxy and nutcracker stand before that one. Exit code 1 if a bar was missed.
+"direct" is a Valkey with appendfsync always, and HAProxy and nutcracker stand before that one. The rows of three zones set a group of
+three on loopback, with TLS between its members, beside a Valkey and two replicas, all with appendfsync always, whose clients send a
+WAIT or WAITAOF after each SET (waits.c): disks and loopback as they are. Exit code 1 if a bar was missed.
 """
 import argparse
 import contextlib
@@ -30,9 +32,11 @@ import time
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests" / "e2e"))
+from callers import Retrying  # noqa: E402
+from group import Group  # noqa: E402
 from harness import Holdfast, Process, Valkey, free_port, tool, wait_until  # noqa: E402
 
-PARTS = ["get", "set", "sync", "mixed", "log", "memory"]
+PARTS = ["get", "set", "sync", "zones", "failover", "mixed", "log", "memory"]
 CLIENTS, BYTES, KEYS = 50, 100, 100_000
 IDLE_CONNECTIONS = 2000
 MIXED_SET_SHARE = 0.2
@@ -99,7 +103,7 @@ class Servers:
     def get(self, name):
         if name not in self.made:
             self.made[name] = self._make(name, self.dir / name)
-            if isinstance(self.made[name], (Valkey, Holdfast)):
+            if isinstance(self.made[name], (Valkey, Holdfast, Group)):
                 fill(self.made[name].port)
         return self.made[name]
 
@@ -110,6 +114,10 @@ class Servers:
             return Valkey(place, "--appendonly", "yes", "--appendfsync", "always")
         if name == "holdfast":
             return self.holdfast(place)
+        if name == "group":
+            return self.group(place)
+        if name == "replicated":
+            return self.replicated(place)
         kind, behind = name.split("/")
         return {"haproxy": haproxy, "nutcracker": nutcracker}[kind](place, self.get(behind))
 
@@ -121,6 +129,22 @@ class Servers:
         made.start()
         made.behind = behind
         return made
+
+    def group(self, place):
+        made = Group(place, start=False, durability="sync", read_lanes=1)
+        self.made[str(place)] = made  # so that it is ended even if it does not start
+        made.start()
+        made.port = made.leader().port
+        return made
+
+    def replicated(self, place):
+        """A primary and two replicas, none of which answers before its own disk has it (replicas: report it)."""
+        options = ("--appendonly", "yes", "--appendfsync", "always")
+        primary = Valkey(place, *options)
+        for n in range(2):
+            self.made[f"{place} replica {n}"] = Valkey(place / f"replica{n}", *options, "--replicaof", f"127.0.0.1 {primary.port}")
+        wait_until(lambda: primary.info("replication")["connected_slaves"] == "2", 20, "both replicas are connected")
+        return primary
 
     def mode(self, mode):
         with self.get("holdfast").client() as c:
@@ -161,7 +185,11 @@ class Bench:
     def cpu_seconds(self):
         """CPU used by each server that is up."""
         used = {}
+        made = {**self.servers.made}
         for name, thing in self.servers.made.items():
+            if isinstance(thing, Group):
+                made.update({f"{name} {m.name}": m for m in thing})
+        for name, thing in made.items():
             with contextlib.suppress(OSError, AttributeError):
                 fields = pathlib.Path(f"/proc/{thing.pid}/stat").read_text().rsplit(")", 1)[1].split()
                 used[name] = (int(fields[11]) + int(fields[12])) / CLK
@@ -266,6 +294,53 @@ def part_sync(bench):
     found = bench.rounds_of(label, subjects, lambda s: bench.benchmark(s, "set", clients=1))
     p50 = [ratio(found, s, "aof", "p50") for s in subjects[1:]]
     bench.row(f"{label}: p50", p50[0], 1.8, at_most=True, others=p50[1:])
+
+
+WAITS = {"group": ("group", ()), "wait": ("replicated", ("WAIT", 1, 1000)), "waitaof": ("replicated", ("WAITAOF", 1, 1, 5000))}
+WAITAOF_SECONDS = 4  # replicas report what they have synced once a second: fewer would measure nothing
+
+
+def waits(bench, subject, clients):
+    server, words = WAITS[subject]
+    seconds = max(bench.seconds, WAITAOF_SECONDS if subject == "waitaof" else 0)
+    command = [build("waits"), bench.servers.get(server).port, seconds, clients, KEYS, BYTES, *words]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120)
+    if done.returncode != 0:
+        raise RuntimeError(f"{subject}: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def part_zones(bench):
+    label = "sync SET, three zones / two replicas, AOF always"
+    found = bench.rounds_of(label, list(WAITS), lambda s: waits(bench, s, CLIENTS))
+    bench.row(f"{label}, WAIT 1: throughput", ratio(found, "group", "wait", "rps"), 1.0)
+    bench.row(f"{label}, WAITAOF 1 1: throughput", ratio(found, "group", "waitaof", "rps"), 8)
+    bench.row(f"{label}, WAIT 1: p50", ratio(found, "group", "wait", "p50"), None, at_most=True)
+    found = bench.rounds_of(f"{label}, one client", ["group", "wait"], lambda s: waits(bench, s, 1))
+    bench.row(f"{label}, WAIT 1, one client: p50", ratio(found, "group", "wait", "p50"), 1.0, at_most=True)
+
+
+def part_failover(bench):
+    """kill -9 of the leader and its Valkey, to the next acknowledged write by another endpoint."""
+    group, times = bench.servers.get("group"), []
+    for n in range(3 if bench.quick else 10):
+        leader = group.leader()
+        writer = Retrying([m.endpoint() for m in group.others(leader)], f"failover{n}")
+        writer.start()
+        writer.wait_for(50)
+        killed = time.monotonic()
+        group.kill9_zone(leader)
+        times.append(writer.next_acknowledged(killed))
+        writer.wait_for(20)
+        writer.finish()
+        group.restart(leader)
+        group.wait_equal()
+        with group.leader().client() as c:
+            writer.check(c)
+    group.port = group.leader().port
+    bench.raw["failover"] = times
+    bench.row("failover, kill -9 of the leader and its Valkey: s to a write", statistics.median(times), 1.0, at_most=True,
+              note=f"worst {max(times):.2f} s, of {len(times)}")
 
 
 def part_mixed(bench):
