@@ -205,7 +205,7 @@ static void print_status(const json_t *s, const char *readiness)
     printf("node        %s%s%s of %s, version %s\n", text(s, "node"), text(s, "zone")[0] != '\0' ? " in " : "",
            text(s, "zone"), text(s, "cluster"), text(s, "version"));
     printf("role        %s", text(s, "role"));
-    if (text(s, "leader")[0] != '\0' && strcmp(text(s, "leader"), text(s, "node")) != 0)
+    if (strcmp(text(s, "role"), "follower") == 0)
         printf(" of %s", text(s, "leader"));
     printf(", term %" PRId64 "\n", number(s, "term"));
     printf("state       %s, %s%s\n", text(s, "state"),
