@@ -558,7 +558,7 @@ class Group:
                         bad.append(f"logs of {a} and {b} differ at {different[:5]} ({len(different)} of {len(common)} entries)")
         return bad
 
-    def leaders_by_term(self, text=r"leads? (?:in |the group in )?term (\d+)"):
+    def leaders_by_term(self, text=r"This node leads in term (\d+)"):
         """term -> names of nodes whose own output says that they led in it."""
         found = {}
         for m in self:

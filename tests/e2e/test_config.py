@@ -33,6 +33,8 @@ def test_version(word):
 @pytest.mark.parametrize("line,reason", [
     ("port 70000", "between"), ("port x", "port"), ("no-such-setting 1", "Bad directive"), ("durability perhaps", "durability"),
     ("maxclients", "arguments"), ("durability-lag-max -5", "durability-lag-max"), ("bind \"unbalanced", "Unbalanced"),
+    ("member a az-1", "member"), ("member a/b az-1 h:1", "name"), ("member a az-1 h:0", "address"), ("cluster a b", "arguments"),
+    ("election-timeout 10ms", "between"), ("peer-tls maybe", "yes"), ("peer-listen 7000", "host:port"),
     ("durability-lag-max 100ms", "durability-lag-max"), ("log-size-max 1x", "log-size-max"), ("read-lanes 0", "read-lanes")])
 def test_bad_file(tmp_path, line, reason):
     """Valkey's kind of message: the file, the line, its number, what is wrong; exit code 1, nothing started."""
@@ -57,6 +59,23 @@ def test_bad_option(tmp_path):
 def test_missing_file(tmp_path):
     done = run(tmp_path / "nowhere.conf", cwd=tmp_path)
     assert done.returncode == 1 and "nowhere.conf" in done.stdout
+
+
+GROUP = ["--member", "a az-a 127.0.0.1:7001", "--member", "b az-b 127.0.0.1:7002", "--member", "c az-c 127.0.0.1:7003 log-only"]
+
+
+@pytest.mark.parametrize("words,reason", [
+    ([], "node node-1 is not among the members"),
+    (["--node", "a"], "peer-tls-cert-file"),
+    (["--node", "a", "--peer-tls", "no", "--valkey", "none"], "'a az-a 127.0.0.1:7001' is not log-only"),
+    (["--node", "c", "--peer-tls", "no"], "which needs valkey none"),
+    (["--node", "a", "--peer-tls", "no", "--member", "d az-d 10.1.2.3:7004"], "loopback"),
+    (["--node", "a", "--peer-tls", "no", "--member", "b az-d 127.0.0.1:7004"], "the same name"),
+    (["--node", "c", "--peer-tls", "no", "--valkey", "none", "--valkey-spawn", "yes"], "contradicts")])
+def test_group_settings_that_contradict(tmp_path, words, reason):
+    done = run(*GROUP, *words, cwd=tmp_path)
+    assert done.returncode == 1 and "*** FATAL CONFIG FILE ERROR (Version " in done.stdout and reason in done.stdout, done.stdout
+    assert not (tmp_path / "holdfast-data").exists()
 
 
 def launched_with_file(rig, text, *words, **more):
