@@ -103,10 +103,10 @@ void core_snapshot(struct core *c, core_done *done, void *arg)
 {
     struct core_request *r;
 
-    if (c->node != NULL)
+    if (!c->witness)
         node_snapshot(c->node);
-    if (c->node == NULL || !node_figures(c->node)->snapshot_running) {
-        done(arg, false, c->node == NULL ? "this node has no Valkey" : "Valkey's state is not proven at present");
+    if (c->witness || !node_figures(c->node)->snapshot_running) {
+        done(arg, false, c->witness ? "this node has no Valkey" : "Valkey's state is not proven at present");
         return;
     }
     r = request_new(c, done, arg);

@@ -9,7 +9,7 @@ static const char *state_name(const struct core *c)
 {
     if (c->drained != NULL)
         return "draining";
-    if (c->node == NULL)
+    if (c->witness)
         return "log-only";
     if (node_state(c->node) != NODE_ATTACHED)
         return node_state_name(node_state(c->node));
@@ -159,7 +159,6 @@ void core_status(struct core *c, struct status *s)
     s->release_us = c->release_us;
     log_part(c, s);
     group_part(c, s);
-    if (c->node != NULL)
-        node_part(c, s);
+    node_part(c, s);
     s->ready = c->drained == NULL && ((c->worker_open && !s->refusing_writes) || reaches_leader(s));
 }
