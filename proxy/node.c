@@ -3,7 +3,7 @@
  * Everything that touches Valkey hangs off four connections, each of which may go at any time:
  *
  *     control (backend)   asks, sets, kills, PINGs        tap        the stream
- *     feed                only while REBUILDING           snapshot's tap: an RDB now and then
+ *     feed                REBUILDING, or it follows       snapshot's tap: an RDB now and then
  *
  * Whichever goes, and whatever else goes wrong, node_fail() closes them all and begins anew at CONNECTING: there is
  * no half-way repair. The log alone says where to go on, so the way up is the same after any trouble, and after a
@@ -22,6 +22,7 @@
 #include "log/base/loop.h"
 #include "proxy/backend.h"
 #include "proxy/feed.h"
+#include "proxy/feed_checkpoint.h"
 #include "proxy/node_internal.h"
 #include "proxy/spawn.h"
 #include "proxy/tap.h"
@@ -39,25 +40,29 @@ const char *node_state_name(enum node_state s)
 
 void node_set_state(struct node *n, enum node_state to, const char *why)
 {
-    static const bool allowed[7][7] = {
-        [NODE_STARTING] = {[NODE_CONNECTING] = true, [NODE_STOPPED] = true},
-        [NODE_CONNECTING] = {[NODE_CONNECTING] = true,
-                             [NODE_ADOPTING] = true,
-                             [NODE_BRIDGING] = true,
-                             [NODE_REBUILDING] = true,
-                             [NODE_STOPPED] = true},
-        [NODE_ADOPTING] = {[NODE_CONNECTING] = true, [NODE_ATTACHED] = true, [NODE_STOPPED] = true},
-        [NODE_BRIDGING] =
-            {[NODE_CONNECTING] = true, [NODE_REBUILDING] = true, [NODE_ATTACHED] = true, [NODE_STOPPED] = true},
-        [NODE_REBUILDING] = {[NODE_CONNECTING] = true, [NODE_ATTACHED] = true, [NODE_STOPPED] = true},
-        [NODE_ATTACHED] = {[NODE_CONNECTING] = true, [NODE_STOPPED] = true},
+#define TO(state) (1u << (state))
+    static const unsigned down = TO(NODE_CONNECTING) | TO(NODE_STOPPED);
+    static const unsigned allowed[] = {
+        [NODE_STARTING] = TO(NODE_CONNECTING) | TO(NODE_STOPPED),
+        [NODE_CONNECTING] =
+            TO(NODE_ADOPTING) | TO(NODE_BRIDGING) | TO(NODE_REBUILDING) | TO(NODE_WAITING) | TO(NODE_FEEDING),
+        [NODE_WAITING] = TO(NODE_ADOPTING) | TO(NODE_BRIDGING) | TO(NODE_REBUILDING) | TO(NODE_FEEDING),
+        [NODE_ADOPTING] = TO(NODE_ATTACHED),
+        [NODE_BRIDGING] = TO(NODE_REBUILDING) | TO(NODE_ATTACHED),
+        [NODE_REBUILDING] = TO(NODE_ATTACHED),
+        [NODE_ATTACHED] = TO(NODE_FEEDING),
+        [NODE_FEEDING] = TO(NODE_FED) | TO(NODE_PROMOTING),
+        [NODE_FED] = TO(NODE_FEEDING) | TO(NODE_PROMOTING),
+        [NODE_PROMOTING] = TO(NODE_ATTACHED) | TO(NODE_FEEDING),
+        [NODE_STOPPED] = 0,
     };
 
-    CHECK(allowed[n->state][to]);
+    CHECK(n->state != NODE_STOPPED && ((allowed[n->state] | down) & TO(to)) != 0);
     if (n->state != to)
         diag_log(n->diag, DIAG_NOTICE, "Valkey at %s: %s -> %s: %s", node_address(n), node_state_name(n->state),
                  node_state_name(to), why);
     n->state = to;
+#undef TO
 }
 
 const char *node_address(const struct node *n)
@@ -72,16 +77,18 @@ static void close_all(struct node *n, const char *why)
     n->step = NULL;
     loop_timer_stop(n->work);
     loop_timer_stop(n->retry);
+    node_prove_stop(n);
     tap_close(n->tap);
     n->tap = NULL;
     node_snapshot_abandon(n, why);
+    node_follow_stop(n);
     node_rebuild_stop(n);
     node_control_close(n);
 }
 
 static void go_down(struct node *n, enum node_state to, const char *why)
 {
-    bool was_attached = n->state == NODE_ATTACHED;
+    bool was_attached = n->state == NODE_ATTACHED, was_fed = n->state == NODE_FED;
 
     close_all(n, why);
     n->life++;
@@ -90,6 +97,8 @@ static void go_down(struct node *n, enum node_state to, const char *why)
         n->closed_out = false;
         n->events->detached(n->arg, why);
     }
+    if (was_fed && n->events->unfed != NULL)
+        n->events->unfed(n->arg, why);
 }
 
 void node_try_again(struct node *n, uint64_t after_ms)
@@ -160,7 +169,7 @@ void node_committed(struct node *n, uint64_t index)
 {
     if (n->step != NULL && index >= n->wait_index)
         loop_timer_once(n->work, 0); /* not from inside the log's callback */
-    (void)index;
+    node_follow_more(n);
 }
 
 static void on_retry(void *arg)
@@ -179,8 +188,60 @@ static void on_tick(void *arg)
     if (n->state == NODE_STARTING || n->state == NODE_STOPPED)
         return;
     node_control_watch(n, now);
-    if (n->state == NODE_ATTACHED)
+    if (n->state == NODE_ATTACHED || n->state == NODE_FED || n->state == NODE_FEEDING || n->state == NODE_PROMOTING)
         node_snapshot_tick(n, now);
+}
+
+/* ---- the part to play ---- */
+
+static void lead(struct node *n)
+{
+    if (n->state == NODE_WAITING)
+        node_gather(n); /* what it said before may be old */
+    else if (n->state == NODE_FEEDING || n->state == NODE_FED)
+        node_promote(n, "it leads");
+}
+
+static void follow(struct node *n)
+{
+    switch (n->state) {
+    case NODE_WAITING:
+        if (n->part == NODE_FOLLOWS)
+            node_gather(n);
+        break;
+    case NODE_ATTACHED:
+        if (n->part == NODE_FOLLOWS && n->prove.valid)
+            node_demote(n);
+        else
+            node_try_again(n, 0);
+        break;
+    case NODE_PROMOTING:
+        if (!node_promote_undo(n))
+            node_try_again(n, 0);
+        break;
+    case NODE_ADOPTING:
+    case NODE_BRIDGING:
+    case NODE_REBUILDING:
+        node_try_again(n, 0);
+        break;
+    case NODE_STARTING:
+    case NODE_CONNECTING:
+    case NODE_FEEDING:
+    case NODE_FED:
+    case NODE_STOPPED:
+        break;
+    }
+}
+
+void node_play(struct node *n, enum node_part part)
+{
+    if (n->part == part)
+        return;
+    n->part = part;
+    if (part == NODE_LEADS)
+        lead(n);
+    else
+        follow(n);
 }
 
 /* ---- the door ---- */
@@ -199,6 +260,10 @@ struct node *node_new(struct loop *l, const struct diag *d, const struct config 
     n->events = events;
     n->arg = arg;
     n->state = NODE_STARTING;
+    n->part = NODE_LEADS;
+    n->snapshots_by_itself = true;
+    n->checkpoints = checkpoints_new(log);
+    n->figures.valkey_keys = UINT64_MAX;
     n->pause_ms = NODE_RETRY_FIRST_MS;
     n->tick = loop_timer_new(l, on_tick, n);
     n->retry = loop_timer_new(l, on_retry, n);
@@ -262,6 +327,10 @@ void node_free(struct node *n)
     n->state = NODE_STOPPED;
     replay_free(n->walk);
     n->walk = NULL;
+    replay_free(n->follow.look);
+    n->follow.look = NULL;
+    checkpoints_free(n->checkpoints);
+    n->checkpoints = NULL;
     spawn_free(n->spawn);
     loop_timer_free(n->tick);
     loop_timer_free(n->retry);

@@ -71,7 +71,8 @@ struct node_events {
     void (*snapshot_ended)(void *arg, bool ok, const struct snapshot_mark *mark);
     void (*commands)(void *arg, const char *reply, size_t n); /* the COMMAND reply was read again */
     void (*failed)(void *arg, const char *why); /* the log contradicts itself: the process must stop. NULL: abort() */
-    /* Following: our Valkey is warm and serves reads (identity is the core's now) / does not any more. NULL: not told. */
+    /* Following: our Valkey is warm and serves reads (identity is the core's now) / does not any more. NULL: not
+     * told. */
     void (*fed)(void *arg, struct valkey_identity *identity);
     void (*unfed)(void *arg, const char *why);
     /* Is everything that the stream says up to this offset in the log, and committed? Then up to which entry. */
@@ -83,9 +84,9 @@ struct node *node_new(struct loop *l, const struct diag *d, const struct config 
 void node_start(struct node *n); /* with NODE_LEADS as its part, unless node_play() said otherwise before */
 /* Which part to play from now on; the same part again changes nothing. Falling from NODE_LEADS tells detached(). */
 void node_play(struct node *n, enum node_part part);
-/* Before a planned hand-over, when nothing is in flight any more: kills what other connections there are, lets the tap
- * read to the stream's end, asks clean(). proven: this Valkey's state is the log's up to an entry, remembered until an
- * effect comes; a later NODE_FOLLOWS then goes on by partial sync. */
+/* Before a planned hand-over, when nothing is in flight any more: kills what other connections there are, lets the
+ * tap read to the stream's end, asks clean(). proven: this Valkey's state is the log's up to an entry, remembered
+ * until an effect comes; a later NODE_FOLLOWS then goes on by partial sync. */
 void node_prove(struct node *n, void (*done)(void *arg, bool proven), void *arg);
 bool node_warm(const struct node *n); /* FED, and what it has acknowledged is less than NODE_WARM_BYTES behind */
 /* Ends a spawned Valkey, too (SIGTERM, then SIGKILL). */
@@ -99,6 +100,9 @@ void node_ack(struct node *n, uint64_t durable_offset);
 void node_reload_commands(struct node *n);
 /* Starts one now if none runs; started by itself by snapshot-log-bytes, and when the log is full. */
 void node_snapshot(struct node *n);
+/* Whether a leader's node takes snapshots by itself, as the log grows (true at first). A follower's does in any case.
+ */
+void node_snapshots(struct node *n, bool by_itself);
 /* CLIENT KILL ID on the control connection; done() with ok = Valkey answered (or says there is no such client). Not
  * called after detached(). */
 void node_kill_client(struct node *n, uint64_t client_id, void (*done)(void *arg, uint64_t client_id, bool ok),
@@ -113,7 +117,7 @@ struct node_figures {
     char last_rebuild_why[128];
     bool snapshot_running;
     uint64_t snapshot_index, snapshot_bytes, snapshot_unix_ms;
-    uint64_t fed_index;   /* FED or FEEDING: entries up to here have been executed by our Valkey; else 0 */
+    uint64_t fed_index; /* FED or FEEDING: entries up to here have been executed by our Valkey; else 0 */
     uint64_t feeds_full, feeds_partial;
     uint64_t valkey_keys; /* how many keys Valkey held when it was last looked at; UINT64_MAX: not known */
 };

@@ -46,7 +46,9 @@ static void walk_step(struct node *n)
         return;
     }
     n->walked_to = log_committed(n->log);
-    if (replay_facts(n->walk)->damage != NULL)
+    if (replay_facts(n->walk)->cut)
+        node_walk(n, n->walked); /* a newer snapshot has come */
+    else if (replay_facts(n->walk)->damage != NULL)
         node_damaged(n, replay_facts(n->walk)->damage);
     else
         n->walked(n);
@@ -57,7 +59,8 @@ static void walk_begin(struct node *n)
     struct snapshot_mark mark;
     char path[4096];
 
-    if (n->walk != NULL && n->walked_to == log_committed(n->log)) { /* nothing has been written since */
+    if (n->walk != NULL && n->walked_to == log_committed(n->log) &&
+        !replay_facts(n->walk)->cut) { /* nothing has been written since */
         n->walked(n);
         return;
     }
@@ -111,8 +114,10 @@ static void on_rdb_end(void *arg)
 
     node_sync_delay(n, false);
     tap_pause(n->tap, true); /* effects wait until the core can take them */
-    n->snapshot.mark =
-        (struct snapshot_mark){.index = index, .log_from = index, .next_seq = replay_facts(n->walk)->next_seq};
+    n->snapshot.mark = (struct snapshot_mark){.index = index,
+                                              .log_from = index,
+                                              .next_seq = replay_facts(n->walk)->next_seq,
+                                              .mode = replay_facts(n->walk)->mode};
     node_snapshot_finish(n);
 }
 
@@ -125,8 +130,11 @@ static void on_partial(void *arg, const char *replid)
     if (n->state == NODE_BRIDGING && !same) { /* promoted meanwhile: next time the new id must be known */
         tap_pause(n->tap, true);
         node_after(n, node_append_attach(n, n->offset, replid, n->valkey.run_id, false), node_hand_over);
-    } else if (n->state == NODE_REBUILDING && !same) {
+    } else if (n->state != NODE_BRIDGING && !same) {
         node_fail(n, "Valkey's replication id changed while it was attached");
+    } else if (n->state != NODE_BRIDGING) {
+        tap_pause(n->tap, true);
+        node_after(n, n->attach_index, node_hand_over);
     } else {
         node_hand_over(n);
     }
@@ -136,7 +144,9 @@ static void on_effect(void *arg, const struct effect *e)
 {
     struct node *n = arg;
 
-    n->events->effect(n->arg, e);
+    node_prove_void(n);
+    if (n->state == NODE_ATTACHED) /* else somebody else's, while we make Valkey a replica */
+        n->events->effect(n->arg, e);
 }
 
 static void on_message(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n,
@@ -144,7 +154,9 @@ static void on_message(void *arg, const char *channel, size_t channel_n, const c
 {
     struct node *n = arg;
 
-    n->events->message(n->arg, channel, channel_n, payload, payload_n, e);
+    node_prove_void(n);
+    if (n->state == NODE_ATTACHED)
+        n->events->message(n->arg, channel, channel_n, payload, payload_n, e);
 }
 
 static void on_tap_closed(void *arg, const char *why)
@@ -216,7 +228,7 @@ static void bridge(struct node *n, const char *reason)
 
 /* ---- the decision ---- */
 
-static void refuse(struct node *n, const char *reason)
+void node_refuse(struct node *n, const char *reason)
 {
     node_fail(n, "refused: %s", reason);
     loop_timer_once(n->retry, NODE_REFUSED_RETRY_MS);
@@ -239,13 +251,17 @@ static void decide(struct node *n)
         .bridge_failed = n->bridge_failed,
     };
 
+    if (n->part != NODE_LEADS) { /* meanwhile */
+        node_decide_now(n);
+        return;
+    }
     n->joined = *log;
     switch (node_decide(&f, &reason)) {
     case CHOOSE_WAIT:
         node_try_again(n, NODE_LOADING_MS);
         break;
     case CHOOSE_REFUSE:
-        refuse(n, reason);
+        node_refuse(n, reason);
         break;
     case CHOOSE_ADOPT:
         adopt(n, reason);
@@ -254,19 +270,30 @@ static void decide(struct node *n)
         bridge(n, reason);
         break;
     case CHOOSE_REBUILD:
-        node_rebuild(n, reason);
+        if (node_is_ours(n)) {
+            node_follow_on(n, NULL);
+            if (n->state == NODE_FEEDING)
+                node_promote(n, reason);
+        } else {
+            node_rebuild(n, reason);
+        }
         break;
     }
 }
 
 void node_decide_now(struct node *n)
 {
-    node_walk(n, decide);
+    if (n->part == NODE_LEADS)
+        node_walk(n, decide);
+    else if (n->part == NODE_FOLLOWS)
+        node_follow(n);
+    else
+        node_wait(n, "it is not known yet which part to play");
 }
 
 /* ---- the hand-over ---- */
 
-static struct valkey_identity *make_identity(const struct node *n)
+struct valkey_identity *node_identity(const struct node *n)
 {
     struct valkey_identity *v = must_calloc(1, sizeof *v);
     const struct buf *commands = &n->valkey.commands;
@@ -285,7 +312,7 @@ void node_hand_over(struct node *n)
 {
     bool bridged = n->state == NODE_BRIDGING;
 
-    if (n->state == NODE_REBUILDING)
+    if (n->state == NODE_REBUILDING || n->state == NODE_PROMOTING)
         node_rebuilt(n);
     n->joined.attached = true;
     n->joined.offset = n->offset;
@@ -296,7 +323,7 @@ void node_hand_over(struct node *n)
     n->last_why[0] = '\0';
     n->bridge_failed = false;
     n->closed_out = false;
-    n->events->attached(n->arg, make_identity(n), &n->joined, bridged);
+    n->events->attached(n->arg, node_identity(n), &n->joined, bridged);
     n->joined.pending = NULL; /* borrowed from the walk */
     n->joined.pending_count = 0;
     replay_free(n->walk);

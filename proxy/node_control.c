@@ -175,13 +175,13 @@ static void on_commands(void *arg, const char *reply, size_t size)
 {
     struct node *n = arg;
 
-    if (reply[0] == '*' && n->state == NODE_ATTACHED && n->events->commands != NULL)
+    if (reply[0] == '*' && (n->state == NODE_ATTACHED || n->state == NODE_FED) && n->events->commands != NULL)
         n->events->commands(n->arg, reply, size);
 }
 
 void node_reload_commands(struct node *n)
 {
-    if (n->state == NODE_ATTACHED)
+    if (n->state == NODE_ATTACHED || n->state == NODE_FED)
         node_ask(n, on_commands, 1, (const char *const[]){"COMMAND"});
 }
 
@@ -200,6 +200,9 @@ void node_control_watch(struct node *n, uint64_t now_ms)
         node_fail(n, "Valkey does not answer");
     } else if (since == 0 && now_ms >= n->ping_ms + NODE_PING_MS && backend_ready(n->control)) {
         n->ping_ms = now_ms;
-        node_ask(n, NULL, 1, (const char *const[]){"PING"});
+        if (n->state == NODE_WAITING || n->state == NODE_FEEDING || n->state == NODE_FED)
+            node_look(n);
+        else
+            node_ask(n, NULL, 1, (const char *const[]){"PING"});
     }
 }

@@ -176,6 +176,7 @@ static void on_info(void *arg, const char *reply, size_t size)
                        node_info_field(reply, size, "server_name", text, sizeof text) && strcmp(text, "valkey") == 0
                            ? "valkey"
                            : "redis");
+    (void)node_info_field(reply, size, "master_replid", v->replid, sizeof v->replid);
     v->is_replica = node_info_field(reply, size, "role", text, sizeof text) && strcmp(text, "master") != 0;
     v->loading = node_info_number(reply, size, "loading") + node_info_number(reply, size, "async_loading") > 0;
     v->cluster_enabled = node_info_number(reply, size, "cluster_enabled") > 0;
@@ -235,6 +236,8 @@ void node_gather(struct node *n)
     static const char *const needed[] = {"SPUBLISH", "ACL|DRYRUN", "CLIENT|KILL"};
     struct buf commands = n->valkey.commands; /* its memory is used again */
 
+    if (n->answers_due > 0)
+        return; /* under way; what is decided then is decided with what is known then */
     n->valkey = (struct node_valkey){.commands = commands};
     n->answers_due = 6;
     node_ask(n, on_info, 6,

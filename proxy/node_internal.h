@@ -5,12 +5,16 @@
  *   node_gather.c    what Valkey says about itself, and settings that we rely on
  *   node_attach.c    walk of the log, decision, ADOPTING and BRIDGING, hand-over to the core
  *   node_rebuild.c   REBUILDING
+ *   node_follow.c    WAITING, FEEDING, FED: our Valkey as a replica of the log
+ *   node_promote.c   PROMOTING; how a fed Valkey becomes a primary, after a rebuild, too
+ *   node_prove.c     at the end of a leadership: that Valkey's state is the log's
  *   node_snapshot.c  an RDB through a tap into a snapshot: at run time, and for ADOPTING
  *   node_decide.c    the pure part */
 #ifndef HF_NODE_INTERNAL_H
 #define HF_NODE_INTERNAL_H
 
 #include "log/base/buf.h"
+#include "proxy/feed.h"
 #include "proxy/node.h"
 
 enum {
@@ -33,6 +37,7 @@ enum {
 /* What Valkey said when it was gathered. */
 struct node_valkey {
     char run_id[48], version[32], server[16];
+    char replid[48]; /* master_replid */
     bool is_replica, loading, cluster_enabled, lacks_commands;
     unsigned databases;
     char master_user[NODE_SETTING_BYTES_MAX], master_auth[NODE_SETTING_BYTES_MAX]; /* to be restored after a feed */
@@ -46,12 +51,15 @@ enum snapshot_phase { SNAPSHOT_NONE, SNAPSHOT_TAKING, SNAPSHOT_FINISHING };
 struct node_snapshot {
     enum snapshot_phase phase;
     bool adopting;
+    bool fed;        /* from a Valkey that is fed: the offset is the feed's */
     uint64_t life;   /* n->life when it was begun */
     struct tap *tap; /* of its own; NULL while adopting */
     struct snapshot_writer *writer;
     bool forked, received;
-    uint64_t offset;   /* where Valkey forked */
-    uint64_t reminder; /* entry that repeats the attachment, behind the mark's OUTCOME; 0 = not written yet */
+    uint64_t offset;     /* where Valkey forked */
+    struct replay *walk; /* fed: looks for the place in the log */
+    bool placed;         /* ... and has found it */
+    uint64_t reminder;   /* entry that repeats the attachment, behind the mark's OUTCOME; 0 = not written yet */
     uint64_t bytes, active_ms, started_ms;
     struct snapshot_mark mark;
     uint64_t truncate_after,
@@ -67,6 +75,8 @@ struct node {
     const struct node_events *events;
     void *arg;
     enum node_state state;
+    enum node_part part;
+    bool snapshots_by_itself;
     uint64_t life; /* counts the ways down: what was begun in another life is not continued */
     struct spawn *spawn;
     void (*stopped)(void *arg);
@@ -81,7 +91,7 @@ struct node {
 
     struct backend *control;
     struct request *refused_kills; /* node_control.c: to be sent again */
-    unsigned answers_due; /* of what is being gathered */
+    unsigned answers_due;          /* of what is being gathered */
     struct node_valkey valkey;
     uint64_t ping_ms;
 
@@ -94,11 +104,34 @@ struct node {
     struct tap *tap;
     char replid[48];            /* of the stream that the tap follows */
     uint64_t offset;            /* where it was joined */
+    uint64_t attach_index;      /* the entry that says so: the core takes over when it is committed */
     struct replay_facts joined; /* facts for attached() */
 
     struct feed *feed;
+    struct checkpoints *checkpoints;
+    struct {
+        bool told;       /* REPLICAOF was answered */
+        bool begun;      /* the log has: it says something */
+        bool checking;   /* INFO is asked whether it is warm */
+        bool distrusted; /* it skipped commands again after a full sync: not warm until the next one */
+        bool synced;     /* a sync has begun since it was seen to skip */
+        uint64_t goal;   /* fed up to here: caught up */
+        uint64_t skips, retry_ms, retry_at_ms, clean_since_ms;
+        struct replay *look; /* for `begun` */
+    } follow;
+    struct {
+        bool valid, running; /* Valkey's state is the log's / that is being asked */
+        struct feed_proof proof;
+        struct loop_timer *poll;
+        uint64_t goal, until_ms;
+        bool asked; /* goal is known */
+        void (*done)(void *arg, bool proven);
+        void *arg;
+    } prove;
     struct {
         uint64_t started_ms, said_ms, commands;
+        uint64_t settled;        /* PROMOTING: what was appended before is committed with this entry */
+        bool resolved, promoted; /* PROMOTING: the last entry is known; REPLICAOF NO ONE was sent */
         char why[NODE_WHY_BYTES_MAX];
         char saved_user[NODE_SETTING_BYTES_MAX], saved_auth[NODE_SETTING_BYTES_MAX];
     } rebuild;
@@ -137,6 +170,8 @@ uint64_t node_settled_index(struct node *n); /* once this is committed, all that
 uint64_t node_append_attach(struct node *n, uint64_t offset, const char *replid, const char *run_id,
                             bool again); /* index */
 void node_open_tap(struct node *n, const char *replid, uint64_t offset, uint32_t db);
+void node_refuse(struct node *n, const char *reason);
+struct valkey_identity *node_identity(const struct node *n); /* the caller's */
 void node_hand_over(struct node *n);        /* ATTACH is committed and the tap is open: the core takes over */
 void node_adopted(struct node *n, bool ok); /* the first snapshot is durable, or failed */
 
@@ -144,6 +179,33 @@ void node_adopted(struct node *n, bool ok); /* the first snapshot is durable, or
 void node_rebuild(struct node *n, const char *why);
 void node_rebuild_stop(struct node *n);
 void node_rebuilt(struct node *n); /* handed over: figures */
+void node_rebuild_began(struct node *n, const char *why);
+void node_append_resolved(struct node *n, const struct replay_facts *facts); /* OUTCOME for the pending intents */
+void node_on_progress(void *arg, double done, uint64_t commands);            /* of the feed */
+/* masterauth = the feed's password, REPLICAOF the feed. */
+void node_replicate(struct node *n, const char *ip, node_reply_fn *replied);
+
+/* ---- node_follow.c ---- */
+void node_wait(struct node *n, const char *why);
+void node_follow(struct node *n);
+void node_follow_on(struct node *n,
+                    const struct feed_proof *proof); /* the state is CONNECTING, WAITING or ATTACHED */
+bool node_is_ours(
+    const struct node *n);             /* Valkey is a replica of an earlier feed of ours, and a checkpoint knows it */
+void node_follow_more(struct node *n); /* the log has committed more */
+void node_look(struct node *n);        /* every second: INFO */
+void node_follow_stop(struct node *n);
+
+/* ---- node_promote.c ---- */
+void node_promote(struct node *n, const char *why);
+void node_promote_more(struct node *n); /* the feed has sent all that is committed */
+bool node_promote_undo(struct node *n); /* back to FEEDING; false: it is too late */
+void node_promote_complete(void *arg);  /* the feed's Valkey has acknowledged everything: make it a primary */
+
+/* ---- node_prove.c ---- */
+void node_prove_void(struct node *n);
+void node_prove_stop(struct node *n); /* the tap goes */
+void node_demote(struct node *n); /* ATTACHED and proven: to a replica of ours by partial sync, if it still holds */
 
 /* ---- node_snapshot.c ---- */
 bool node_snapshot_open(struct node *n, bool adopting);

@@ -4,8 +4,7 @@
  *   walk         which intents are pending, now that all is committed
  *   resolve      OUTCOME {REF each pending, in sequence order, RESOLVED last}: the replay executes them
  *   feed         others killed; masterauth = the feed's password; REPLICAOF; snapshot + replayed log; acknowledged
- *   promote      REPLICAOF NO ONE; masterauth restored; INFO: replid2 is the feed's up to exactly its end
- *   join         ATTACH committed; tap by partial sync with the feed's id and offset
+ *   promote      and join: node_promote.c
  *
  * A crash at any point leaves a log that says "attached to nobody", so that the next start rebuilds again: an
  * OUTCOME made for intents that this Valkey has perhaps executed, perhaps not, must never be followed by its own
@@ -23,73 +22,19 @@
 
 enum { SAY_MS = 1000 };
 
-/* ---- join ---- */
-
-static void join(struct node *n)
-{
-    node_open_tap(n, feed_replid(n->feed), feed_offset(n->feed), 0);
-}
-
-static void on_promoted(void *arg, const char *reply, size_t size)
-{
-    struct node *n = arg;
-    char role[16], id[48], id2[48];
-    uint64_t end = feed_offset(n->feed), errors;
-
-    (void)node_info_field(reply, size, "role", role, sizeof role);
-    (void)node_info_field(reply, size, "master_replid", id, sizeof id);
-    (void)node_info_field(reply, size, "master_replid2", id2, sizeof id2);
-    if (strcmp(role, "master") != 0 || strcmp(id2, feed_replid(n->feed)) != 0 ||
-        node_info_number(reply, size, "second_repl_offset") != end + 1) {
-        node_fail(n, "Valkey was promoted elsewhere than at the feed's end (role %s, offset %llu, not %llu)", role,
-                  (unsigned long long)node_info_number(reply, size, "second_repl_offset"),
-                  (unsigned long long)end + 1);
-        return;
-    }
-    errors = node_info_number(reply, size, "unexpected_error_replies");
-    if (errors > n->valkey.unexpected_errors)
-        diag_log(n->diag, DIAG_WARNING,
-                 "REPLAY SKIPPED COMMANDS: Valkey refused %llu of the log's effects; its state is not the log's. "
-                 "Is it older than the one that wrote the log, or does it have fewer databases or modules?",
-                 (unsigned long long)(errors - n->valkey.unexpected_errors));
-    (void)snprintf(n->replid, sizeof n->replid, "%s", id);
-    n->joined.db = 0; /* after a promotion Valkey writes a SELECT first */
-    node_after(n, node_append_attach(n, end, id, n->valkey.run_id, false), join);
-}
-
-/* ---- promote ---- */
-
-static void on_set(void *arg, const char *reply, size_t size)
-{
-    if (reply[0] == '-')
-        node_fail(arg, "a rebuild's command was refused: %.*s", (int)(size < 120 ? size - 2 : 120), reply + 1);
-}
-
-static void on_complete(void *arg)
-{
-    struct node *n = arg;
-
-    n->rebuild.commands = n->figures.last_rebuild_commands;
-    node_ask(n, on_set, 3, (const char *const[]){"REPLICAOF", "NO", "ONE"});
-    node_ask(n, on_set, 6,
-             (const char *const[]){"CONFIG", "SET", "masteruser", n->rebuild.saved_user, "masterauth",
-                                   n->rebuild.saved_auth});
-    node_ask(n, on_promoted, 3, (const char *const[]){"INFO", "replication", "stats"});
-}
-
 /* ---- feed ---- */
 
-static void on_progress(void *arg, double done, uint64_t commands)
+void node_on_progress(void *arg, double done, uint64_t commands)
 {
     struct node *n = arg;
     uint64_t now = loop_now_ms(n->loop);
 
     n->figures.rebuild_progress = done;
     n->figures.last_rebuild_commands = commands;
-    if (now < n->rebuild.said_ms + SAY_MS)
+    if (n->state == NODE_FED || now < n->rebuild.said_ms + SAY_MS)
         return;
     n->rebuild.said_ms = now;
-    diag_log(n->diag, DIAG_NOTICE, "Rebuilding Valkey at %s: %.0f %%, %llu commands replayed", node_address(n),
+    diag_log(n->diag, DIAG_NOTICE, "Feeding Valkey at %s: %.0f %%, %llu commands replayed", node_address(n),
              done * 100, (unsigned long long)commands);
 }
 
@@ -99,7 +44,7 @@ static void on_feed_closed(void *arg, const char *why)
 }
 
 static const struct feed_events feed_callbacks = {
-    .progress = on_progress, .complete = on_complete, .closed = on_feed_closed};
+    .progress = node_on_progress, .complete = node_promote_complete, .closed = on_feed_closed};
 
 /* The feed's password is remembered instead of an operator's only if a rebuild died half-way: then there is nothing
  * to save. */
@@ -113,38 +58,48 @@ static void save_auth(struct node *n)
     (void)snprintf(n->rebuild.saved_auth, sizeof n->rebuild.saved_auth, "%s", v->master_auth);
 }
 
+static void on_set(void *arg, const char *reply, size_t size)
+{
+    if (reply[0] == '-')
+        node_fail(arg, "a command of the feed was refused: %.*s", (int)(size < 120 ? size - 2 : 120), reply + 1);
+}
+
+void node_replicate(struct node *n, const char *ip, node_reply_fn *replied)
+{
+    char port[16];
+
+    save_auth(n);
+    (void)snprintf(port, sizeof port, "%d", feed_port(n->feed));
+    node_ask(n, on_set, 6,
+             (const char *const[]){"CONFIG", "SET", "masteruser", "", "masterauth", feed_password(n->feed)});
+    node_ask(n, replied != NULL ? replied : on_set, 3,
+             (const char *const[]){"REPLICAOF", ip[0] ? ip : "127.0.0.1", port});
+}
+
 static void begin_feed(struct node *n)
 {
     const char *ip = backend_local_ip(n->control);
-    char why[NODE_WHY_BYTES_MAX] = "", port[16];
+    struct feed_settings s = {.ip = ip, .run_id = n->valkey.run_id};
+    char why[NODE_WHY_BYTES_MAX] = "";
 
     n->joined.pending = NULL;
     n->joined.pending_count = 0;
-    n->feed = feed_new(n->loop, n->diag, n->log, ip, &feed_callbacks, n, why, sizeof why);
+    n->feed = feed_new(n->loop, n->diag, n->log, &s, &feed_callbacks, n, why, sizeof why);
     if (n->feed == NULL) {
         node_fail(n, "rebuild: %s", why);
         return;
     }
-    save_auth(n);
-    (void)snprintf(port, sizeof port, "%d", feed_port(n->feed));
+    feed_finish(n->feed, log_committed(n->log));
     node_kill_others(n);
-    node_ask(n, on_set, 6,
-             (const char *const[]){"CONFIG", "SET", "masteruser", "", "masterauth", feed_password(n->feed)});
-    node_ask(n, on_set, 3, (const char *const[]){"REPLICAOF", ip[0] ? ip : "127.0.0.1", port});
+    node_replicate(n, ip, NULL);
 }
 
 /* ---- resolve ---- */
 
-static void resolve(struct node *n)
+void node_append_resolved(struct node *n, const struct replay_facts *facts)
 {
-    const struct replay_facts *facts = replay_facts(n->walk);
     struct buf items = {0};
 
-    n->joined = *facts;
-    if (facts->pending_count == 0) {
-        begin_feed(n);
-        return;
-    }
     for (size_t i = 0; i < facts->pending_count; i++)
         item_ref(&items, facts->pending[i].seq, 1);
     item_resolved(&items, facts->pending[facts->pending_count - 1].seq);
@@ -153,6 +108,18 @@ static void resolve(struct node *n)
     buf_free(&items);
     log_touch(n->log, true);
     diag_log(n->diag, DIAG_NOTICE, "%zu intents of the log have no outcome: executed now", facts->pending_count);
+}
+
+static void resolve(struct node *n)
+{
+    const struct replay_facts *facts = replay_facts(n->walk);
+
+    n->joined = *facts;
+    if (facts->pending_count == 0) {
+        begin_feed(n);
+        return;
+    }
+    node_append_resolved(n, facts);
     node_after(n, log_open_index(n->log), begin_feed);
 }
 
@@ -163,15 +130,20 @@ static void walk_again(struct node *n)
 
 /* ---- the door ---- */
 
+void node_rebuild_began(struct node *n, const char *why)
+{
+    n->rebuild.started_ms = n->rebuild.said_ms = loop_now_ms(n->loop);
+    (void)snprintf(n->rebuild.why, sizeof n->rebuild.why, "%s", why);
+    n->figures.rebuild_progress = 0;
+    n->figures.last_rebuild_commands = 0;
+}
+
 void node_rebuild(struct node *n, const char *why)
 {
     uint64_t index = 0;
 
     node_set_state(n, NODE_REBUILDING, why);
-    n->rebuild.started_ms = n->rebuild.said_ms = loop_now_ms(n->loop);
-    (void)snprintf(n->rebuild.why, sizeof n->rebuild.why, "%s", why);
-    n->figures.rebuild_progress = 0;
-    n->figures.last_rebuild_commands = 0;
+    node_rebuild_began(n, why);
     if (!n->closed_out || n->joined.attached) {
         if (!n->closed_out)
             n->events->close_out(n->arg);

@@ -2,6 +2,7 @@
  *
  *   at run time:  second tap (rdb-only) ─▶ +FULLRESYNC offset ────────────────────▶ RDB ... end ─┐
  *                               └▶ core: which place in the log is that? ─▶ reminder committed ──┴▶ finish
+ *   of a fed one: the same, but the place is looked for in the log, and the mark tells what is in force there
  *   adopting:     the stream's own tap delivers the RDB; the mark is where the log begins
  *
  * The reminder: truncation takes away old entries, also the CONTROL_ATTACH that says which stream the log follows.
@@ -22,6 +23,7 @@
 #include "log/base/clock.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "proxy/feed_checkpoint.h"
 #include "proxy/node_internal.h"
 #include "proxy/tap.h"
 
@@ -31,7 +33,8 @@ enum {
     SILENCE_MS_MAX = 60000,
     TRAIL_LOG_SHARE = 8,      /* the trail takes at most this part of log-size-max ... */
     TRAIL_SNAPSHOT_SHARE = 4, /* ... and of snapshot-log-bytes */
-    BEHIND_LOG_SHARE = 4      /* a snapshot in time: before this part of log-size-max lies behind the last */
+    SEARCH_BYTES = 4 * 1024 * 1024,
+    BEHIND_LOG_SHARE = 4 /* a snapshot in time: before this part of log-size-max lies behind the last */
 };
 
 /* ---- the end ---- */
@@ -65,7 +68,7 @@ static void ended(struct node *n, bool ok)
     n->figures.snapshot_running = false;
     if (!ok)
         retry_later(n);
-    if (!s->adopting && n->events->snapshot_ended != NULL)
+    if (!s->adopting && !s->fed && n->events->snapshot_ended != NULL)
         n->events->snapshot_ended(n->arg, ok, ok ? &s->mark : NULL);
 }
 
@@ -80,6 +83,8 @@ void node_snapshot_abandon(struct node *n, const char *why)
     drop_tap(n);
     snapshot_abandon(s->writer);
     s->writer = NULL;
+    replay_free(s->walk);
+    s->walk = NULL;
     ended(n, false);
 }
 
@@ -96,6 +101,11 @@ static uint64_t cut_before(const struct node *n, uint64_t log_from)
         return log_from; /* every byte is needed */
     entries = (uint64_t)((double)trail / (double)bytes * (double)count);
     return log_from > first + entries ? log_from - entries : first;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
 }
 
 static void on_finished(void *arg, bool ok)
@@ -119,6 +129,9 @@ static void on_finished(void *arg, bool ok)
         return;
     if (s->adopting) {
         node_adopted(n, ok);
+    } else if (ok && s->fed) {
+        s->truncate_before = least(cut_before(n, s->mark.log_from), checkpoints_log_from(n->checkpoints));
+        s->truncate_after = log_committed(n->log);
     } else if (ok) { /* what the core has just said again (snapshot_ended) comes first */
         s->truncate_before = cut_before(n, s->mark.log_from);
         s->truncate_after = node_settled_index(n);
@@ -157,6 +170,7 @@ bool node_snapshot_open(struct node *n, bool adopting)
     }
     *s = (struct node_snapshot){.phase = SNAPSHOT_TAKING,
                                 .adopting = adopting,
+                                .mark = {.mode = -1},
                                 .life = n->life,
                                 .writer = writer,
                                 .active_ms = loop_now_ms(n->loop),
@@ -181,11 +195,50 @@ bool node_snapshot_bytes(struct node *n, const char *bytes, size_t size)
 
 /* ---- at run time ---- */
 
+/* A fed Valkey's offset is one of the feed's stream: its place in the log is found by making the stream again, from
+ * the checkpoint before it. */
+static bool begin_search(struct node *n, const char *replid, uint64_t offset)
+{
+    const struct checkpoint *k = checkpoints_for(n->checkpoints, replid, n->valkey.run_id, offset);
+
+    if (k == NULL)
+        return false;
+    n->snapshot.walk = replay_new_at(n->log, &k->place);
+    replay_seek_bytes(n->snapshot.walk, offset - k->offset);
+    return true;
+}
+
+static void search(struct node *n)
+{
+    struct node_snapshot *s = &n->snapshot;
+    struct replay_place place;
+
+    if (s->walk == NULL)
+        return;
+    (void)replay_step(s->walk, NULL, SEARCH_BYTES);
+    switch (replay_sought(s->walk, &place)) {
+    case REPLAY_SEEKING:
+        return;
+    case REPLAY_FOUND:
+        s->mark = place.mark;
+        s->placed = true;
+        break;
+    case REPLAY_MISSED:
+        node_snapshot_abandon(n, "its offset is not one of the feed's");
+        return;
+    }
+    replay_free(s->walk);
+    s->walk = NULL;
+}
+
 static void on_full(void *arg, const char *replid, uint64_t offset)
 {
     struct node *n = arg;
 
-    (void)replid;
+    if (n->snapshot.fed && !begin_search(n, replid, offset)) {
+        node_snapshot_abandon(n, "its place in the log is not known");
+        return;
+    }
     n->snapshot.forked = true;
     n->snapshot.offset = offset;
     n->snapshot.active_ms = loop_now_ms(n->loop);
@@ -223,9 +276,12 @@ void node_snapshot(struct node *n)
                                     .password = n->config->valkey_password,
                                     .rdb_only = true};
 
-    if (n->state != NODE_ATTACHED || n->snapshot.phase != SNAPSHOT_NONE || !node_snapshot_open(n, false))
+    if ((n->state != NODE_ATTACHED && n->state != NODE_FED) || n->snapshot.phase != SNAPSHOT_NONE ||
+        !node_snapshot_open(n, false))
         return;
-    n->events->snapshot_started(n->arg); /* before PSYNC: the fork comes later */
+    n->snapshot.fed = n->state == NODE_FED;
+    if (!n->snapshot.fed)
+        n->events->snapshot_started(n->arg); /* before PSYNC: the fork comes later */
     node_sync_delay(n, true);
     n->snapshot.tap = tap_new(n->loop, n->diag, &settings, &snapshot_events, n);
 }
@@ -234,10 +290,16 @@ static void go_on(struct node *n, uint64_t now_ms)
 {
     struct node_snapshot *s = &n->snapshot;
 
-    if (s->forked && s->reminder == 0 && tap_offset(n->tap) >= s->offset &&
-        n->events->map_offset(n->arg, s->offset, &s->mark))
+    if (s->fed)
+        search(n);
+    else if (s->forked && s->reminder == 0 && tap_offset(n->tap) >= s->offset &&
+             n->events->map_offset(n->arg, s->offset, &s->mark))
         s->reminder = node_append_attach(n, s->offset, n->replid, n->valkey.run_id, true);
-    if (s->received && s->reminder != 0 && log_committed(n->log) >= s->reminder)
+    if (s->phase != SNAPSHOT_TAKING)
+        return;
+    if (s->received && s->placed)
+        node_snapshot_finish(n);
+    else if (s->received && s->reminder != 0 && log_committed(n->log) >= s->reminder)
         node_snapshot_finish(n);
     else if (now_ms >= s->active_ms + SILENCE_MS_MAX)
         node_snapshot_abandon(n, "nothing came for a minute");
@@ -285,7 +347,12 @@ void node_snapshot_tick(struct node *n, uint64_t now_ms)
     }
     if (s->phase == SNAPSHOT_TAKING)
         go_on(n, now_ms);
-    else if (s->phase == SNAPSHOT_NONE && now_ms >= s->retry_at_ms &&
-             (log_stalled(n->log) || bytes_behind(n) > behind_max(n)))
+    else if (s->phase == SNAPSHOT_NONE && (n->state == NODE_FED || n->snapshots_by_itself) &&
+             now_ms >= s->retry_at_ms && (log_stalled(n->log) || bytes_behind(n) > behind_max(n)))
         node_snapshot(n);
+}
+
+void node_snapshots(struct node *n, bool by_itself)
+{
+    n->snapshots_by_itself = by_itself;
 }

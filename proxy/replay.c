@@ -30,20 +30,29 @@
 #include "log/base/diag.h"
 #include "log/record.h"
 
-enum { INTENTS_FIRST_CAP = 64, DB_UNKNOWN = -1, WHY_BYTES_MAX = 160 };
+enum { INTENTS_FIRST_CAP = 64, WHY_BYTES_MAX = 160, SELECT_BYTES_MAX = 64 };
+enum seek { SEEK_NOTHING, SEEK_BYTES, SEEK_INDEX };
 
 struct replay {
     struct log *log;
     struct snapshot_mark mark; /* all zero: none */
     bool has_mark;
+    bool mark_tells;              /* what is in force at the mark: what the log says before it is older */
     uint64_t first, next;         /* entries walked: first .. next - 1 */
     uint64_t entry, effects;      /* the entry at hand, and effects counted in it */
     struct buf *out;              /* of the step at hand; NULL = no output */
-    int64_t out_db;               /* database selected at the end of the output */
+    int64_t out_db;               /* database selected at the end of the stream */
+    uint64_t bytes;               /* of stream */
     struct replay_intent *intent; /* intent[head .. count) by rising seq */
     size_t head, count, cap;
     uint64_t last_seq; /* of the newest intent seen */
     struct replay_facts facts;
+    struct {
+        enum seek what;
+        uint64_t goal;
+        enum replay_search result;
+        struct replay_place place;
+    } seek;
     char why[WHY_BYTES_MAX];
 };
 
@@ -113,7 +122,8 @@ static void remember(struct replay *r, const struct frame_view *f)
     copy = malloc(f->resp_bytes ? f->resp_bytes : 1);
     CHECK(copy != NULL); /* an entry of this size is in memory already */
     memcpy(copy, f->resp, f->resp_bytes);
-    r->intent[r->count++] = (struct replay_intent){.seq = f->seq, .db = f->db, .resp = copy, .n = f->resp_bytes};
+    r->intent[r->count++] =
+        (struct replay_intent){.seq = f->seq, .index = r->entry, .db = f->db, .resp = copy, .n = f->resp_bytes};
     if (f->seq >= r->facts.next_seq)
         r->facts.next_seq = f->seq + 1;
 }
@@ -135,30 +145,85 @@ static struct replay_intent *find(struct replay *r, uint64_t seq)
     return &r->intent[low];
 }
 
+/* ---- places ---- */
+
+static void place_at(const struct replay *r, uint64_t index, uint64_t effects, struct replay_place *out)
+{
+    const struct replay_facts *f = &r->facts;
+
+    *out = (struct replay_place){.db = r->out_db,
+                                 .mark = {.index = index,
+                                          .effects = effects,
+                                          .log_from = index,
+                                          .next_seq = f->next_seq,
+                                          .offset = f->offset,
+                                          .db = f->db,
+                                          .mode = f->mode}};
+    memcpy(out->mark.replid, f->replid, sizeof out->mark.replid);
+    memcpy(out->mark.run_id, f->run_id, sizeof out->mark.run_id);
+    for (size_t i = r->head; i < r->count; i++) {
+        if (r->intent[i].resp == NULL)
+            continue;
+        if (r->intent[i].index < index)
+            out->mark.log_from = r->intent[i].index;
+        break;
+    }
+}
+
+static void found(struct replay *r, uint64_t index, uint64_t effects)
+{
+    r->seek.result = REPLAY_FOUND;
+    place_at(r, index, effects, &r->seek.place);
+}
+
+/* So many bytes have been made, at the end of a command; `effects` of the entry are done. */
+static void passed(struct replay *r, size_t n, uint64_t effects)
+{
+    r->bytes += n;
+    if (r->seek.what != SEEK_BYTES || r->seek.result != REPLAY_SEEKING || r->bytes < r->seek.goal)
+        return;
+    if (r->bytes == r->seek.goal)
+        found(r, r->entry, effects);
+    else
+        r->seek.result = REPLAY_MISSED;
+}
+
+/* What the log says here is older than what the mark has told. */
+static bool before_mark(const struct replay *r)
+{
+    return r->mark_tells && (r->entry < r->mark.index || (r->entry == r->mark.index && r->effects < r->mark.effects));
+}
+
 /* ---- effects ---- */
 
 static void put_select(struct replay *r, uint32_t db)
 {
-    char number[16];
+    char select[SELECT_BYTES_MAX], number[16];
+    int n;
 
     if (r->out_db == (int64_t)db)
         return;
     (void)snprintf(number, sizeof number, "%u", (unsigned)db);
-    buf_printf(r->out, "*2\r\n$6\r\nSELECT\r\n$%zu\r\n%s\r\n", strlen(number), number);
+    n = snprintf(select, sizeof select, "*2\r\n$6\r\nSELECT\r\n$%zu\r\n%s\r\n", strlen(number), number);
+    if (r->out != NULL)
+        buf_append(r->out, select, (size_t)n);
     r->out_db = db;
+    passed(r, (size_t)n, r->effects - 1);
 }
 
+/* The effect at hand, counted already. */
 static void put(struct replay *r, uint32_t db_before, uint32_t db_after, const char *resp, size_t n)
 {
+    if (n > 0)
+        put_select(r, db_before);
     r->facts.db = db_after;
     if (n == 0)
         return;
     r->facts.commands++;
-    if (r->out == NULL)
-        return;
-    put_select(r, db_before);
-    buf_append(r->out, resp, n);
+    if (r->out != NULL)
+        buf_append(r->out, resp, n);
     r->out_db = db_after;
+    passed(r, n, r->effects);
 }
 
 /* Counts one effect; true if it is in the snapshot already. */
@@ -182,10 +247,10 @@ static void on_ref(struct replay *r, const struct item_view *item)
                 damage(r, "REF of an intent that is not pending:", item->seq + k);
             continue;
         }
-        if (skip)
-            r->facts.db = i->db;
-        else
+        if (!skip)
             put(r, i->db, i->db, i->resp, i->n);
+        else if (!r->mark_tells)
+            r->facts.db = i->db;
         forget(i);
     }
     drop_holes(r);
@@ -210,10 +275,10 @@ static void on_outcome(struct replay *r, struct frame_view *f)
             on_ref(r, &item);
             break;
         case ITEM_RAW:
-            if (in_snapshot(r))
-                r->facts.db = item.db_after;
-            else
+            if (!in_snapshot(r))
                 put(r, item.db_before, item.db_after, item.resp, item.resp_bytes);
+            else if (!r->mark_tells)
+                r->facts.db = item.db_after;
             break;
         case ITEM_RESOLVED:
             on_resolved(r, item.seq);
@@ -222,7 +287,8 @@ static void on_outcome(struct replay *r, struct frame_view *f)
     }
     if (f->items.bad)
         damage(r, "malformed outcome at effect", r->effects);
-    r->facts.offset = f->end_offset;
+    if (!before_mark(r))
+        r->facts.offset = f->end_offset;
 }
 
 static bool take_text(struct cursor *c, char *out, size_t size)
@@ -260,6 +326,8 @@ static void on_attach(struct replay *r, struct cursor *c)
 
 static void on_control(struct replay *r, struct frame_view *f)
 {
+    if (before_mark(r) && (f->control != CONTROL_MODE || r->mark.mode >= 0))
+        return;
     switch (f->control) {
     case CONTROL_ATTACH:
         on_attach(r, &f->body);
@@ -283,6 +351,8 @@ static void on_entry(void *arg, const struct entry_view *e)
     struct cursor frames = e->frames;
     struct frame_view f;
 
+    if (r->seek.what != SEEK_NOTHING && r->seek.result != REPLAY_SEEKING)
+        return;
     r->entry = e->index;
     r->effects = 0;
     while (r->facts.damage == NULL && frame_next(&frames, &f)) {
@@ -297,9 +367,24 @@ static void on_entry(void *arg, const struct entry_view *e)
     }
     if (frames.bad)
         damage(r, "malformed frame in entry", e->index);
+    if (r->seek.what == SEEK_INDEX && r->entry == r->seek.goal)
+        found(r, r->entry + 1, 0);
 }
 
 /* ---- the door ---- */
+
+static void tell_from_mark(struct replay *r, const struct snapshot_mark *mark)
+{
+    struct replay_facts *f = &r->facts;
+
+    r->mark_tells = true;
+    f->attached = f->anything = mark->run_id[0] != '\0';
+    memcpy(f->replid, mark->replid, sizeof f->replid);
+    memcpy(f->run_id, mark->run_id, sizeof f->run_id);
+    f->offset = mark->offset;
+    f->db = mark->db;
+    f->mode = mark->mode;
+}
 
 struct replay *replay_new(struct log *log, const struct snapshot_mark *mark)
 {
@@ -308,7 +393,7 @@ struct replay *replay_new(struct log *log, const struct snapshot_mark *mark)
     r->log = log;
     r->facts.next_seq = 1;
     r->facts.mode = -1;
-    r->out_db = DB_UNKNOWN;
+    r->out_db = REPLAY_DB_NONE;
     r->first = log_first_index(log);
     if (mark != NULL) {
         r->mark = *mark;
@@ -319,10 +404,21 @@ struct replay *replay_new(struct log *log, const struct snapshot_mark *mark)
             r->first = mark->log_from;
         else if (mark->log_from < r->first)
             damage(r, "the log begins after the snapshot needs it, at", r->first);
+        if (mark->run_id[0] != '\0')
+            tell_from_mark(r, mark);
     } else if (r->first > 1) {
         damage(r, "no snapshot, and the log begins at", r->first);
     }
     r->next = r->first;
+    return r;
+}
+
+struct replay *replay_new_at(struct log *log, const struct replay_place *place)
+{
+    struct replay *r = replay_new(log, &place->mark);
+
+    tell_from_mark(r, &place->mark);
+    r->out_db = place->db;
     return r;
 }
 
@@ -340,7 +436,13 @@ bool replay_step(struct replay *r, struct buf *out, size_t bytes_max)
 {
     uint64_t next;
 
-    if (r->facts.damage != NULL || r->next > log_committed(r->log))
+    if (r->facts.damage != NULL || r->facts.cut || r->next > log_committed(r->log))
+        return false;
+    if (r->next < log_first_index(r->log)) {
+        r->facts.cut = true;
+        return false;
+    }
+    if (r->seek.what != SEEK_NOTHING && r->seek.result != REPLAY_SEEKING)
         return false;
     r->out = out;
     next = log_read(r->log, r->next, bytes_max, on_entry, r);
@@ -360,6 +462,58 @@ double replay_progress(const struct replay *r)
     if (end <= r->first || r->next >= end)
         return 1;
     return (double)(r->next - r->first) / (double)(end - r->first);
+}
+
+uint64_t replay_walked(const struct replay *r)
+{
+    return r->next - 1;
+}
+
+uint64_t replay_bytes(const struct replay *r)
+{
+    return r->bytes;
+}
+
+void replay_place(const struct replay *r, struct replay_place *out)
+{
+    if (r->has_mark && r->next <= r->mark.index) { /* all that was walked is before the mark */
+        *out = (struct replay_place){.mark = r->mark, .db = r->out_db};
+        return;
+    }
+    place_at(r, r->next, 0, out);
+}
+
+/* ---- looking for a place ---- */
+
+void replay_seek_bytes(struct replay *r, uint64_t bytes)
+{
+    r->seek.what = SEEK_BYTES;
+    r->seek.goal = bytes;
+    r->seek.result = bytes < r->bytes ? REPLAY_MISSED : REPLAY_SEEKING;
+    if (bytes == r->bytes) {
+        r->seek.result = REPLAY_FOUND;
+        replay_place(r, &r->seek.place);
+    }
+}
+
+void replay_seek_index(struct replay *r, uint64_t index)
+{
+    bool before = r->has_mark && (index + 1 < r->mark.index || (index + 1 == r->mark.index && r->mark.effects > 0));
+
+    r->seek.what = SEEK_INDEX;
+    r->seek.goal = index;
+    r->seek.result = before || index + 1 < r->next ? REPLAY_MISSED : REPLAY_SEEKING;
+    if (!before && index + 1 == r->next) {
+        r->seek.result = REPLAY_FOUND;
+        replay_place(r, &r->seek.place);
+    }
+}
+
+enum replay_search replay_sought(const struct replay *r, struct replay_place *out)
+{
+    if (r->seek.result == REPLAY_FOUND)
+        *out = r->seek.place;
+    return r->seek.result;
 }
 
 /* Pending intents without their holes: packed to the front of the array, where facts.pending can point. */

@@ -213,9 +213,11 @@ static const struct feed_events feed_callbacks = {.complete = on_complete, .clos
 static struct feed *feed_b(struct side *s)
 {
     char why[128] = "";
-    struct feed *f = feed_new(s->f.loop, &quiet, s->f.log, "", &feed_callbacks, s, why, sizeof why);
+    struct feed_settings settings = {.ip = "", .run_id = ""};
+    struct feed *f = feed_new(s->f.loop, &quiet, s->f.log, &settings, &feed_callbacks, s, why, sizeof why);
 
     assert_non_null(f);
+    feed_finish(f, log_committed(s->f.log));
     s->closed = s->complete = false;
     real_valkey_do(&s->b, "CONFIG SET masterauth %s", feed_password(f));
     real_valkey_do(&s->b, "REPLICAOF 127.0.0.1 %d", feed_port(f));
