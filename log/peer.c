@@ -119,19 +119,25 @@ static bool has_link(const struct peers *p, const struct member *m)
 
 void peers_set(struct peers *p, const struct members *m)
 {
-    size_t kept = 0;
+    uint64_t gone[MEMBERS_MAX];
+    size_t kept = 0, gone_count = 0;
 
     CHECK(m->count <= MEMBERS_MAX);
     for (size_t i = 0; i < p->link_count; i++) {
-        if (wanted(p, p->links[i], m))
+        if (wanted(p, p->links[i], m)) {
             p->links[kept++] = p->links[i];
-        else
-            link_free(p->links[i]);
+            continue;
+        }
+        if (link_id(p->links[i]) != 0)
+            gone[gone_count++] = link_id(p->links[i]);
+        link_free(p->links[i]);
     }
     p->link_count = kept;
     for (size_t i = 0; i < m->count; i++)
         if (!is_self(p, &m->at[i]) && !has_link(p, &m->at[i]) && p->link_count < MEMBERS_MAX)
             p->links[p->link_count++] = link_new(p, &m->at[i]);
+    for (size_t i = 0; i < gone_count; i++)
+        p->events->link(p->arg, gone[i], false, "not wanted any more");
 }
 
 static struct peer_link *link_to(const struct peers *p, uint64_t id)

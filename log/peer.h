@@ -87,7 +87,7 @@ struct peers_events {
 /* NULL with a reason (cannot listen, ...). */
 struct peers *peers_new(struct loop *l, const struct diag *d, const struct peers_settings *s,
                         const struct peers_events *events, void *arg, char *why, size_t why_size);
-void peers_free(struct peers *p);
+void peers_free(struct peers *p); /* NULL is fine; nobody is told anything, dials are cancelled */
 /* Whom to keep a link to (self is skipped). Members are told apart by name and id; id 0 takes whoever proves the
  * name. */
 void peers_set(struct peers *p, const struct members *m);

@@ -42,6 +42,8 @@ struct peer_conn {
     char why[PEER_WHY_BYTES_MAX]; /* LEAVING; or a dial that failed at once */
 };
 
+static const char not_loopback[] = "without TLS, members are dialled on loopback addresses only";
+
 /* ---- the end ---- */
 
 static void release(void *object)
@@ -308,7 +310,7 @@ static void on_connected(void *arg)
     if (!c->dialled)
         return;
     if (c->peers->tls == NULL && !address_remote_is_loopback(stream_fd(c->stream))) {
-        fail(c, "without TLS, members are dialled on loopback addresses only", true);
+        fail(c, not_loopback, true);
         return;
     }
     c->state = CONN_GREETING;
@@ -373,11 +375,27 @@ static struct peer_conn *conn_new(struct peers *p, const struct peer_conn_events
     return c;
 }
 
+/* The stream, NULL with a reason. Without TLS, what is dialled must be on this machine; a name is looked at once it
+ * is connected, before anything is said. */
+static struct stream *begin(struct peer_conn *c, const char *address, char *why, size_t why_size)
+{
+    struct peers *p = c->peers;
+    char name[PEER_NAME_BYTES_MAX];
+    struct sockaddr_storage a;
+
+    (void)snprintf(name, sizeof name, "%s.%s", c->meant.name, p->cluster);
+    if (p->tls != NULL)
+        return stream_connect_tls(p->loop, address, p->tls, name, &stream_callbacks, c, why, why_size);
+    if (!address_numeric(address, &a) || address_is_loopback(&a))
+        return stream_connect(p->loop, address, &stream_callbacks, c, why, why_size);
+    (void)snprintf(why, why_size, "%s", not_loopback);
+    return NULL;
+}
+
 struct peer_conn *conn_dial(struct peers *p, const struct member *to, enum peer_purpose purpose, const void *extra,
                             size_t n, const struct peer_conn_events *events, void *arg)
 {
     struct peer_conn *c = conn_new(p, events, arg);
-    char name[PEER_NAME_BYTES_MAX], why[PEER_WHY_BYTES_MAX] = "";
 
     CHECK(n <= PEER_EXTRA_BYTES_MAX);
     c->dialled = true;
@@ -386,12 +404,7 @@ struct peer_conn *conn_dial(struct peers *p, const struct member *to, enum peer_
     c->meant = *to;
     buf_append(&c->extra, extra, n);
     CHECK(!c->extra.failed);
-    (void)snprintf(name, sizeof name, "%s.%s", to->name, p->cluster);
-    if (p->tls != NULL)
-        c->stream = stream_connect_tls(p->loop, to->address, p->tls, name, &stream_callbacks, c, why, sizeof why);
-    else
-        c->stream = stream_connect(p->loop, to->address, &stream_callbacks, c, why, sizeof why);
-    (void)snprintf(c->why, sizeof c->why, "%s", why);
+    c->stream = begin(c, to->address, c->why, sizeof c->why);
     if (c->stream != NULL) {
         keepalive(stream_fd(c->stream));
         retry_soon(stream_fd(c->stream));

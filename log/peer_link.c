@@ -171,7 +171,7 @@ static void on_ready(void *arg, const struct peer_hello *h)
     k->id = h->member.id;
     k->given = k->taken = 0;
     k->up_ms = k->taken_ms = loop_now_ms(p->loop);
-    diag_log(p->diag, DIAG_NOTICE, "peer %s (%s): link is up", k->member.name, k->member.address);
+    diag_log(p->diag, DIAG_VERBOSE, "peer %s (%s): link is up", k->member.name, k->member.address);
     p->events->link(p->arg, k->id, true, "");
 }
 
@@ -198,7 +198,7 @@ static void on_closed(void *arg, const char *why, bool refused)
     set_state(k, LINK_WAITING);
     retry_later(k, refused);
     if (was_up) {
-        diag_log(p->diag, DIAG_NOTICE, "peer %s (%s): link is lost: %s", k->member.name, k->member.address, why);
+        diag_log(p->diag, DIAG_VERBOSE, "peer %s (%s): link is lost: %s", k->member.name, k->member.address, why);
         p->events->link(p->arg, id, false, why);
         return;
     }

@@ -50,16 +50,18 @@ static struct addrinfo *look_up(const char *address, int flags, char *why, size_
     return found;
 }
 
-bool address_is_numeric(const char *address)
+bool address_numeric(const char *address, struct sockaddr_storage *out)
 {
     char why[128];
-    struct addrinfo *found;
+    struct addrinfo *found = look_up(address, AI_NUMERICHOST | AI_NUMERICSERV, why, sizeof why);
 
-    if (address[0] == '/')
-        return true;
-    found = look_up(address, AI_NUMERICHOST | AI_NUMERICSERV, why, sizeof why);
-    if (found == NULL)
+    if (found == NULL || found->ai_addrlen > sizeof *out) {
+        if (found != NULL)
+            freeaddrinfo(found);
         return false;
+    }
+    memset(out, 0, sizeof *out);
+    memcpy(out, found->ai_addr, found->ai_addrlen);
     freeaddrinfo(found);
     return true;
 }

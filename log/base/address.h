@@ -10,8 +10,8 @@ enum { ADDRESS_HOST_BYTES_MAX = 256, ADDRESS_PORT_BYTES_MAX = 32, ADDRESS_BYTES_
 
 /* False: not host:port. */
 bool address_split(const char *address, char host[ADDRESS_HOST_BYTES_MAX], char port[ADDRESS_PORT_BYTES_MAX]);
-/* Whether the host is a number already, so that connecting asks no name server. */
-bool address_is_numeric(const char *address);
+/* host is a number already: what it means, without asking a name server. False if it is not. */
+bool address_numeric(const char *address, struct sockaddr_storage *out);
 /* 127.0.0.0/8 and ::1; false for other families. */
 bool address_is_loopback(const struct sockaddr_storage *a);
 /* The other end's is. Both false if there is none. */
