@@ -180,6 +180,9 @@ static void handle(struct rsim *w, struct rsim_event *e)
     case EVENT_CHAOS:
         rsim_chaos(w);
         break;
+    case EVENT_OPERATE:
+        rsim_operate(w);
+        break;
     case EVENT_HEAL:
         if (w->heal_us <= w->now_us)
             rsim_open_links(w);
@@ -268,6 +271,7 @@ bool rsim_run(const struct rsim_plan *plan, struct rsim_counts *counts, char why
     bool good;
 
     why[0] = '\0';
+    CHECK(plan->bug < RSIM_BUGS);
     w->plan = plan;
     w->why = why;
     w->random = plan->seed * 0x2545f4914f6cdd1du + 12345;
@@ -281,6 +285,8 @@ bool rsim_run(const struct rsim_plan *plan, struct rsim_counts *counts, char why
     w->clients = true;
     rsim_push(w, (struct rsim_event){.at_us = 1, .kind = EVENT_CLIENT});
     rsim_push(w, (struct rsim_event){.at_us = (uint64_t)w->o.election_ms * 3 * RSIM_MS, .kind = EVENT_CHAOS});
+    if (w->o.membership)
+        rsim_push(w, (struct rsim_event){.at_us = (uint64_t)w->o.election_ms * 3 * RSIM_MS, .kind = EVENT_OPERATE});
     rsim_run_until(w, w->o.chaos_us);
     if (!w->failed)
         rsim_end(w);

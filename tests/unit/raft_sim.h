@@ -33,7 +33,7 @@ enum rsim_checks { RSIM_ALL, RSIM_CONSEQUENCES };
 
 struct rsim_counts {
     uint64_t events, messages, committed, elections, crashes, restarts, pauses, cuts, slow_disks;
-    uint64_t lost_writes, entries_cut, compactions, fetches, installs, transfers, changes, lost_disks, lease_checks;
+    uint64_t lost_writes, entries_cut, compactions, fetches, installs, transfers, changes, lost_disks, leases;
     uint64_t virtual_ms, heal_ms_max;
     uint64_t digest; /* of everything that happened: the same seed must give the same one */
 };
@@ -43,7 +43,8 @@ struct rsim_plan {
     uint64_t seed;
     enum rsim_bug bug;
     enum rsim_checks checks;
-    bool trace; /* tell it step by step on stdout */
+    const char *without; /* a guard of consensus.h, left out; NULL: none */
+    bool trace;          /* tell it step by step on stdout */
 };
 /* One history. true: nothing was violated, and after the last fault the group healed. Otherwise why says what and
  * when. Adds to *counts. */

@@ -169,25 +169,45 @@ static void slow_disk(struct rsim *w)
     TRACE(w, "%u has a slow disk until %.3f", n->slot, (double)n->slow_until_us / RSIM_MS);
 }
 
-static void transfer(struct rsim *w)
+/* Clients wait until the other has everything, or the time for it is over. */
+void rsim_try_hand_over(struct rsim_node *n)
 {
-    struct rsim_node *leader = rsim_leader(w), *to = &w->at[rsim_random(w, w->nodes)];
-    const struct member *m;
-    struct members members;
+    struct rsim *w = n->w;
+    uint64_t to = n->hand_over_to;
     enum consensus_answer answer;
 
-    if (leader == NULL || leader == to)
+    if (consensus_role(n->c) != CONSENSUS_LEADER || n->hand_over_until_us <= w->now_us) {
+        n->hand_over_to = 0;
         return;
-    members = *consensus_members(leader->c);
-    m = members_by_id(&members, to->id);
-    if (m == NULL || m->role != MEMBER_VOTER)
+    }
+    if (consensus_transferring(n->c) || consensus_match(n->c, to) != consensus_last(n->c))
         return;
-    answer = consensus_transfer(leader->c, to->id);
+    answer = consensus_transfer(n->c, to);
     w->n.transfers += answer == CONSENSUS_OK;
-    TRACE(w, "%u hands over to %u: %d", leader->slot, to->slot, (int)answer);
-    if (answer == CONSENSUS_OK && consensus_lease_end_ms(leader->c) > rsim_boot_ms(leader))
-        rsim_violation(w, "node %u hands over and keeps its lease", leader->slot);
+    TRACE(w, "%u hands over to %" PRIx64 ": %d", n->slot, to, (int)answer);
+    if (answer == CONSENSUS_OK && consensus_lease_end_ms(n->c) > rsim_boot_ms(n))
+        rsim_violation(w, "node %u hands over and keeps its lease", n->slot);
+}
+
+void rsim_hand_over(struct rsim_node *leader, uint64_t to)
+{
+    leader->hand_over_to = to;
+    leader->hand_over_until_us = leader->w->now_us + elections_us(leader->w, 10);
     rsim_node_settle(leader);
+}
+
+static void transfer(struct rsim *w)
+{
+    struct rsim_node *leader = rsim_leader(w);
+    struct members m;
+    const struct member *to;
+
+    if (leader == NULL)
+        return;
+    m = *consensus_members(leader->c);
+    to = &m.at[rsim_random(w, m.count)];
+    if (to->role == MEMBER_VOTER && to->id != leader->id)
+        rsim_hand_over(leader, to->id);
 }
 
 /* A follower that has lost all memory of the leader's last heartbeat just when that leader is cut off: what the lease
@@ -229,12 +249,8 @@ void rsim_chaos(struct rsim *w)
         slow_disk(w);
     else if (what < 700)
         transfer(w);
-    else if (what < 740)
+    else if (what < 760)
         cut_and_restart(w);
-    else if (what < 970 && w->o.membership)
-        rsim_operate(w);
-    else if (what < 985 && w->o.membership)
-        rsim_lose_disk(w);
 }
 
 void rsim_calm(struct rsim *w)

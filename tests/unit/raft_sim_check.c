@@ -59,9 +59,9 @@ static void check_append_result(struct rsim_node *n, const struct peer_message *
     uint64_t last = m->append_result.last_index;
     const struct record *r = rsim_disk_get(d, last);
 
-    if (m->append_result.rejected > 0 || last == 0 || last == d->base.index)
+    if (m->append_result.rejected > 0 || last <= d->base.index || last <= n->base.index)
         return;
-    if (r == NULL ? last > d->base.index : !rsim_log_same(n, last, r->term, r->running))
+    if (r == NULL || !rsim_log_same(n, last, r->term, r->running))
         rsim_violation(n->w, "node %u says that it has %" PRIu64 ", which is not durable there", n->slot, last);
 }
 
@@ -83,8 +83,7 @@ void rsim_check_send(struct rsim_node *n, const struct peer_message *m)
         return;
     if (!pre && m->kind != PEER_STATE && m->term > d->term)
         rsim_violation(n->w, "node %u speaks in term %" PRIu64 ", durable is %" PRIu64, n->slot, m->term, d->term);
-    if ((real_vote && (d->term != m->term || d->vote != m->peer)) ||
-        (real_request && (d->term != m->term || d->vote != n->id)))
+    if ((real_vote || real_request) && m->term == d->term && d->vote != (real_vote ? m->peer : n->id))
         rsim_violation(n->w, "node %u gives a vote in term %" PRIu64 " that is not durable", n->slot, m->term);
     if (m->kind == PEER_APPEND_RESULT)
         check_append_result(n, m);
@@ -130,6 +129,8 @@ void rsim_check_role(struct rsim_node *n, enum consensus_role role, uint64_t ter
     if (role != CONSENSUS_LEADER)
         return;
     elected(n, term);
+    while (newest > 0 && w->committed[newest].in_term >= term) /* it is late: somebody leads a later term already */
+        newest--;
     if (newest > 0 && tail_last(n->tail) < newest)
         rsim_violation(w,
                        "node %u leads term %" PRIu64 " and lacks what is committed: it has %" PRIu64 " of %" PRIu64,
@@ -231,6 +232,7 @@ static void extend(struct rsim_node *n, uint64_t index)
     }
     w->committed[index].term = r->term;
     w->committed[index].running = r->running;
+    w->committed[index].in_term = consensus_term(n->c);
     w->committed_count = index;
     if (payload_of(r) > w->probe_payload)
         w->probe_index = index;
@@ -293,7 +295,6 @@ void rsim_check_leases(struct rsim *w)
     const struct rsim_node *holder = NULL;
     uint64_t newest = w->committed_count;
 
-    w->n.lease_checks++;
     for (unsigned i = 0; i < w->nodes; i++) {
         struct rsim_node *n = &w->at[i];
 
@@ -305,6 +306,7 @@ void rsim_check_leases(struct rsim *w)
         if (holder != NULL)
             rsim_violation(w, "nodes %u and %u both have a lease", holder->slot, n->slot);
         holder = n;
+        w->n.leases++;
         if (tail_last(n->tail) < newest || (newest >= n->base.index && newest > 0 && !same_as_committed(n, newest)))
             rsim_violation(w, "node %u has a lease and lacks %" PRIu64 ", which is committed", n->slot, newest);
     }

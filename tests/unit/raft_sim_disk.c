@@ -41,6 +41,8 @@ static void drop_before(struct rsim_disk *d, uint64_t first)
 
     if (n > d->count)
         n = d->count;
+    if (n == 0)
+        return;
     for (size_t i = 0; i < n; i++)
         record_drop(d->at[i]);
     memmove(d->at, d->at + n, (d->count - n) * sizeof(struct record *));
@@ -148,6 +150,8 @@ static struct rsim_done *what_is_done(struct rsim_node *n, const struct rsim_dis
 
 static void forget(struct rsim_disk *d, size_t n)
 {
+    if (n == 0)
+        return;
     for (size_t i = 0; i < n; i++)
         write_free(&d->queue[i]);
     memmove(d->queue, d->queue + n, (d->queued - n) * sizeof *d->queue);

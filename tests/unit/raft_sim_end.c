@@ -4,7 +4,10 @@
 
 #include <inttypes.h>
 
-enum { HEAL_ELECTIONS_MAX = 100 };
+enum {
+    HEAL_ELECTIONS_MAX = 60,
+    HEAL_MS_MAX = 12 * 1000 /* a lost word about a snapshot is repeated after ten seconds */
+};
 
 static bool all_have(struct rsim *w, uint64_t index)
 {
@@ -25,11 +28,9 @@ static bool all_have(struct rsim *w, uint64_t index)
 
 static bool run_until_all_have(struct rsim *w, uint64_t until_us, uint64_t *index)
 {
-    bool fixed = *index != 0;
-
     while (!w->failed && w->now_us < until_us) {
         rsim_run_until(w, w->now_us + 10 * RSIM_MS);
-        if (!fixed)
+        if (*index == 0)
             *index = w->probe_index;
         if (all_have(w, *index))
             return true;
@@ -90,7 +91,8 @@ static void stop_strangers(struct rsim *w)
 
 void rsim_end(struct rsim *w)
 {
-    uint64_t healed_us = w->now_us, limit_us = (uint64_t)w->o.election_ms * RSIM_MS * HEAL_ELECTIONS_MAX, index = 0;
+    uint64_t healed_us = w->now_us,
+             limit_us = ((uint64_t)w->o.election_ms * HEAL_ELECTIONS_MAX + HEAL_MS_MAX) * RSIM_MS, index = 0;
 
     TRACE(w, "all faults are over");
     rsim_calm(w);

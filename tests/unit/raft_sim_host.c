@@ -196,7 +196,8 @@ static void host_committed(void *arg, uint64_t index)
 {
     struct rsim_node *n = arg;
 
-    rsim_check_committed(n, index);
+    if (n->w->plan->bug != RSIM_NO_QUORUM || index > n->committed)
+        rsim_check_committed(n, index);
 }
 
 static void host_role(void *arg, enum consensus_role role, uint64_t term, uint64_t leader)
@@ -318,7 +319,11 @@ void rsim_node_start(struct rsim_node *n)
     n->installing = n->campaign_wanted = n->fetching = false;
     n->tick_us = n->campaign_until_us = n->paused_until_us = 0;
     n->tail = tail_new(rsim_disk_last(d) + 1, d->count > 0 ? d->at[d->count - 1]->running : d->base.running);
+    n->hand_over_to = 0;
     n->c = consensus_new(&settings, &host, n);
+#ifdef CONSENSUS_GUARDS
+    consensus_without(n->c, w->plan->without);
+#endif
     consensus_start(n->c, &start);
     free(entries);
     rsim_node_settle(n);
@@ -404,6 +409,8 @@ void rsim_node_settle(struct rsim_node *n)
     if (n->w->failed)
         return;
     compact(n);
+    if (n->hand_over_to != 0)
+        rsim_try_hand_over(n);
     if (n->campaign_wanted) {
         n->campaign_wanted = false;
         n->campaign_until_us = n->w->now_us + (uint64_t)n->w->o.election_ms * 2 * RSIM_MS;
@@ -454,7 +461,7 @@ void rsim_node_durable(struct rsim_node *n, const struct rsim_done *d)
 
 void rsim_node_submit(struct rsim_node *n, unsigned count)
 {
-    for (unsigned i = 0; i < count && !n->w->failed; i++) {
+    for (unsigned i = 0; i < count && n->hand_over_to == 0 && !n->w->failed; i++) {
         struct record *r;
         enum consensus_answer answer;
 

@@ -158,18 +158,14 @@ static struct rsim_node *somebody(struct rsim *w, const struct members *m)
     return &w->at[rsim_random(w, w->nodes)];
 }
 
-void rsim_operate(struct rsim *w)
+static void operate(struct rsim *w, struct rsim_node *leader)
 {
-    struct rsim_node *leader = rsim_leader(w), *whom;
-    struct members m;
+    struct members m = *consensus_members(leader->c);
+    size_t voters = members_voters(&m);
+    struct rsim_node *whom;
     const struct member *as;
-    size_t voters;
 
-    if (leader == NULL)
-        return;
-    m = *consensus_members(leader->c);
-    voters = members_voters(&m);
-    if (m.count < 4 && rsim_chance(w, 400)) {
+    if (m.count < 4 && rsim_chance(w, 300)) {
         whom = rsim_add_node(w);
         if (whom != NULL) {
             rsim_node_start(whom);
@@ -188,18 +184,20 @@ void rsim_operate(struct rsim *w)
     else if (as->role == MEMBER_STANDBY && voters < VOTERS_MAX &&
              consensus_match(leader->c, whom->id) + NEAR_ENTRIES > consensus_last(leader->c))
         set_role(w, leader, whom, MEMBER_VOTER);
-    else if (as->role == MEMBER_STANDBY && rsim_chance(w, 200))
+    else if (as->role == MEMBER_STANDBY && rsim_chance(w, 100))
         remove_member(w, leader, whom);
-    else if (as->role == MEMBER_VOTER && voters > 2 && rsim_chance(w, 500))
+    else if (as->role == MEMBER_VOTER && voters > 2 && whom == leader && rsim_chance(w, 800))
+        rsim_hand_over(leader, m.at[rsim_random(w, m.count)].id); /* first, it may be removed afterwards */
+    else if (as->role == MEMBER_VOTER && voters > 2 && rsim_chance(w, 200))
         set_role(w, leader, whom, MEMBER_STANDBY);
-    else if (as->role == MEMBER_VOTER && voters > 2)
+    else if (as->role == MEMBER_VOTER && voters > 2 && rsim_chance(w, 500))
         remove_member(w, leader, whom);
 }
 
 /* ---- lost disks ---- */
 
 /* Somebody's disk is gone for good. It comes back empty, as somebody else; with the bug, as its old self. */
-void rsim_lose_disk(struct rsim *w)
+static void lose_disk(struct rsim *w)
 {
     struct rsim_node *n = &w->at[rsim_random(w, w->nodes)], *replacement;
 
@@ -227,4 +225,19 @@ void rsim_lose_disk(struct rsim *w)
     replacement = rsim_add_node(w);
     if (replacement != NULL)
         rsim_node_start(replacement);
+}
+
+void rsim_operate(struct rsim *w)
+{
+    struct rsim_node *leader = rsim_leader(w);
+
+    if (w->calm)
+        return;
+    rsim_push(w,
+              (struct rsim_event){.at_us = w->now_us + 1 + rsim_random(w, (uint64_t)w->o.election_ms * 2 * RSIM_MS),
+                                  .kind = EVENT_OPERATE});
+    if (rsim_chance(w, 40))
+        lose_disk(w);
+    else if (leader != NULL)
+        operate(w, leader);
 }

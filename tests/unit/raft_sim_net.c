@@ -130,6 +130,18 @@ void rsim_send(struct rsim_node *from, const struct peer_message *m)
                                      .letter = letter_new(m, 0)});
 }
 
+static void tell(struct rsim *w, const struct rsim_node *from, const struct rsim_node *to,
+                 const struct peer_message *m)
+{
+    if (m->kind == PEER_VOTE_REQUEST)
+        TRACE(w, "%u asks %u for a %svote in %" PRIu64 ", last %" PRIu64 " of %" PRIu64 "%s", from->slot, to->slot,
+              m->vote_request.pre_vote ? "pre-" : "", m->term, m->vote_request.last_index, m->vote_request.last_term,
+              m->vote_request.disrupt_leader ? ", disrupting" : "");
+    else if (m->kind == PEER_VOTE)
+        TRACE(w, "%u %s %u its %svote in %" PRIu64, from->slot, m->vote.granted ? "gives" : "refuses", to->slot,
+              m->vote.pre_vote ? "pre-" : "", m->term);
+}
+
 void rsim_deliver(struct rsim *w, struct rsim_event *e)
 {
     struct rsim_node *to = &w->at[e->to];
@@ -155,6 +167,7 @@ void rsim_deliver(struct rsim *w, struct rsim_event *e)
             entries[i].change = record_change(r, &entries[i].change_bytes);
     }
     rsim_note(w, (uint64_t)l->m.kind * 31 + l->m.term * 7 + l->count);
+    tell(w, &w->at[e->from], to, &l->m);
     consensus_receive(to->c, &l->m, entries);
     free(entries);
     rsim_letter_free(l);

@@ -69,7 +69,8 @@ struct rsim_node {
     struct tail *tail; /* entries below tail_first() are on disk */
     uint64_t first;
     struct rsim_base base;
-    uint64_t committed; /* reported in this incarnation */
+    uint64_t committed;                        /* reported in this incarnation */
+    uint64_t hand_over_to, hand_over_until_us; /* wanted as soon as that one has everything; clients wait meanwhile */
     bool installing, change_seen, campaign_wanted;
     struct rsim_letter *fetched; /* during consensus_install() */
     bool fetching;
@@ -94,6 +95,7 @@ enum rsim_event_kind {
     EVENT_CLIENT,
     EVENT_FETCHED, /* a snapshot: letter */
     EVENT_CHAOS,
+    EVENT_OPERATE,
     EVENT_HEAL,
     EVENT_START /* a node that crashed */
 };
@@ -120,6 +122,10 @@ struct rsim_options {
     bool fifo, campaigns;
     unsigned batch, window, trail;
 };
+struct rsim_committed {
+    struct hash128 running;
+    uint64_t term, in_term; /* in_term: of the node that was the first to be told */
+};
 struct rsim_election {
     uint64_t term, id, at_us;
 };
@@ -143,8 +149,8 @@ struct rsim {
     /* the checker's */
     struct {
         struct hash128 running;
-        uint64_t term;
-    } * committed; /* 1-based */
+        uint64_t term, in_term; /* in_term: of the node that was told first */
+    } *committed;               /* 1-based */
     uint64_t committed_count, committed_room;
     struct rsim_election *elections; /* by term */
     size_t election_count, election_room;
@@ -208,6 +214,9 @@ void rsim_fetched(struct rsim *w, struct rsim_event *e);
 /* raft_sim_chaos.c */
 void rsim_chaos(struct rsim *w);
 void rsim_open_links(struct rsim *w);
+/* As soon as that one has everything, but within an election timeout. */
+void rsim_hand_over(struct rsim_node *leader, uint64_t to);
+void rsim_try_hand_over(struct rsim_node *n);
 void rsim_calm(struct rsim *w); /* heals everything, for good */
 
 /* raft_sim_members.c */
@@ -215,7 +224,6 @@ struct rsim_node *rsim_add_node(struct rsim *w);  /* with an empty disk; NULL: t
 void rsim_found(struct rsim *w, unsigned voters); /* the disks of a new group */
 bool rsim_newest_members(const struct rsim_node *n, struct members *out, uint64_t *index);
 void rsim_operate(struct rsim *w);
-void rsim_lose_disk(struct rsim *w);
 
 /* raft_sim_check.c */
 void rsim_check_send(struct rsim_node *n, const struct peer_message *m);

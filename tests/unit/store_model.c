@@ -344,11 +344,6 @@ bool model_matches_opened(const struct model *m, struct store *s)
            store_walk(s, walk_entry, &c, why) == STORE_OK && c.ok && c.next == m->last + 1;
 }
 
-void model_opened(struct model *m)
-{
-    m->hard = (struct store_hard){m->hard.term + 1, 0};
-}
-
 /* ---- a directory ---- */
 
 void store_fixture_open(struct store_fixture *f)

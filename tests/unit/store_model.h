@@ -36,9 +36,6 @@ bool model_matches(const struct model *m, struct store *s);
 /* As model_matches(), when the store has just been opened: what it says of the start, too. */
 bool model_matches_opened(const struct model *m, struct store *s);
 
-/* What store_open() does to a store: for now, it raises the term. */
-void model_opened(struct model *m);
-
 /* A directory of its own, and the store in it. */
 struct store_fixture {
     char dir[128];

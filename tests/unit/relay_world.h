@@ -1,0 +1,60 @@
+/* A worker whose way to the leader is the test's: each dial makes a socket pair, and the test plays the leader at the
+ * other end of it. One thread: turns() lets the loop run, reading and writing happen in between. */
+#ifndef HF_RELAY_WORLD_H
+#define HF_RELAY_WORLD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config/config.h"
+#include "log/base/diag.h"
+#include "log/base/loop.h"
+#include "log/base/stream.h"
+#include "proxy/message.h"
+#include "proxy/relay.h"
+#include "proxy/status.h"
+#include "proxy/worker.h"
+
+enum { READ_BYTES_MAX = 1 << 20 };
+
+enum answer { ACCEPTED, ACCEPTED_MUTE, REFUSED, NO_ANSWER }; /* to a dial; MUTE: without saying "ready" */
+
+struct relay_world {
+    struct diag diag;
+    struct config config;
+    struct gate gate;
+    struct queue to_core, to_worker;
+    struct status status;
+    struct loop *loop;
+    struct loop_timer *stop, *answer_later;
+    struct worker *worker;
+    char dir[64];
+    enum answer answer;
+    int leader; /* our end of the newest link; -1 */
+    int dials, cancelled;
+    char extra[512];
+    size_t extra_n;
+    void (*done)(void *arg, struct stream *s, const char *why);
+    void *done_arg;
+    char read[READ_BYTES_MAX + 1];
+    size_t read_n;
+    bool ended; /* the last reading met the end of the stream */
+};
+
+struct relay_world *relay_world_new(enum gate_part part);
+void relay_world_free(struct relay_world *w);
+void turns(struct relay_world *w, unsigned ms);
+void part(struct relay_world *w, enum gate_part part); /* and a few turns */
+void open_valkey(struct relay_world *w); /* one that nobody reaches, enough for what we answer ourselves */
+
+int client_new(struct relay_world *w);
+void say(struct relay_world *w, int fd, const char *text); /* and a few turns */
+void say_bytes(struct relay_world *w, int fd, const char *bytes, size_t n);
+const char *hear(struct relay_world *w, int fd); /* what has come, after a few turns */
+void expect(struct relay_world *w, int fd, const char *text);
+void expect_open(struct relay_world *w, int fd);
+void expect_closed(struct relay_world *w, int fd); /* nothing more comes but the end; closes our fd */
+void expect_count(struct relay_world *w, int fd, const char *code, size_t count); /* so many error lines, no more */
+void hang_up(struct relay_world *w);                                              /* the leader's end */
+
+#endif

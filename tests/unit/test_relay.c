@@ -1,0 +1,540 @@
+/* Relays, with a scripted leader: counting, restoring, waiting, changing hands. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/unit/relay_world.h"
+
+#define GET_A  "*2\r\n$3\r\nGET\r\n$1\r\na\r\n"
+#define SET_B  "*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1\r\n1\r\n"
+#define LPOP_C "*2\r\n$4\r\nLPOP\r\n$1\r\nc\r\n"
+#define PING   "*1\r\n$4\r\nPING\r\n"
+#define MULTI  "*1\r\n$5\r\nMULTI\r\n"
+#define EXEC   "*1\r\n$4\r\nEXEC\r\n"
+#define SELECT "*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n"
+#define NAME   "*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$3\r\nbob\r\n"
+#define HELLO3 "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n"
+#define AUTH   "*3\r\n$4\r\nAUTH\r\n$3\r\nbob\r\n$2\r\npw\r\n"
+
+static struct relay_world *w;
+static int c;
+
+static int begin(void **state)
+{
+    (void)state;
+    w = relay_world_new(PART_FOLLOWS);
+    c = client_new(w);
+    return 0;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    (void)close(c);
+    relay_world_free(w);
+    return 0;
+}
+
+/* One command and its reply. */
+static void exchange(const char *request, const char *reply)
+{
+    say(w, c, request);
+    expect(w, w->leader, request);
+    say(w, w->leader, reply);
+    expect(w, c, reply);
+}
+
+static void gone(void)
+{
+    expect_closed(w, c);
+    c = client_new(w);
+}
+
+/* ---- the pipe ---- */
+
+static void passes_requests_and_replies(void **state)
+{
+    char address[RELAY_ADDRESS_BYTES_MAX];
+
+    (void)state;
+    assert_int_equal(w->dials, 0); /* an idle client costs no link */
+    say(w, c, "*2\r\n$3\r\nGET\r\n$1");
+    assert_int_equal(w->dials, 0);
+    say(w, c, "\r\na\r\nset b 1\r\n*2\r\n$4\r\nLP");
+    assert_int_equal(w->dials, 1);
+    assert_true(relay_extra_read(w->extra, w->extra_n, address, sizeof address));
+    assert_string_equal(address + strlen(address) - 2, ":0");
+    expect(w, w->leader, GET_A "*3\r\n$3\r\nset\r\n$1\r\nb\r\n$1\r\n1\r\n"); /* whole ones, canonical */
+    say(w, w->leader, "$1\r\n");
+    expect(w, c, "");
+    say(w, w->leader, "x\r\n+OK\r\n");
+    expect(w, c, "$1\r\nx\r\n+OK\r\n");
+    say(w, c, "OP\r\n$1\r\nc\r\n");
+    expect(w, w->leader, LPOP_C);
+    say(w, w->leader, ">2\r\n+invalidate\r\n*0\r\n$-1\r\n");
+    expect(w, c, ">2\r\n+invalidate\r\n*0\r\n$-1\r\n");
+    hang_up(w);
+    expect_open(w, c); /* nothing was owed: a push is no reply */
+}
+
+static void long_pipelines(void **state)
+{
+    enum { COUNT = 5000 };
+    size_t sent = 0, asked = 0, answered = 0;
+    char *pings = must_calloc(COUNT, sizeof PING);
+
+    (void)state;
+    for (size_t i = 0; i < COUNT; i++)
+        memcpy(pings + i * (sizeof PING - 1), PING, sizeof PING - 1);
+    while (answered < COUNT) {
+        size_t left = COUNT * (sizeof PING - 1) - sent;
+        ssize_t n = left > 0 ? send(c, pings + sent, left, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
+
+        sent += n > 0 ? (size_t)n : 0;
+        turns(w, 1);
+        if (w->leader >= 0)
+            for (asked += strlen(hear(w, w->leader)); answered < asked / (sizeof PING - 1); answered++)
+                assert_int_equal(write(w->leader, "+PONG\r\n", 7), 7);
+        assert_true(asked / (sizeof PING - 1) - answered <= RELAY_OPS_MAX);
+        (void)hear(w, c);
+    }
+    free(pings);
+    hang_up(w);
+    expect_open(w, c);
+}
+
+/* A client that does not read holds up the leader, and nothing grows. */
+static void large_replies_and_slow_clients(void **state)
+{
+    const size_t size = 64u << 20;
+    char head[32], *chunk = must_calloc(1, 1 << 20);
+    size_t sent = 0, got = 0, stuck = 0;
+    int n = snprintf(head, sizeof head, "$%zu\r\n", size);
+
+    (void)state;
+    memset(chunk, 'x', 1 << 20);
+    say(w, c, GET_A GET_A);
+    expect(w, w->leader, GET_A GET_A);
+    say(w, w->leader, head);
+    while (sent < size) {
+        size_t most = size - sent < 1 << 20 ? size - sent : 1 << 20;
+        ssize_t step = send(w->leader, chunk, most, MSG_NOSIGNAL);
+
+        sent += step > 0 ? (size_t)step : 0;
+        turns(w, 0);
+    }
+    say(w, w->leader, "\r\n");
+    while (stuck < 50) { /* the second reply: the first has not been read */
+        ssize_t step = send(w->leader, chunk, 4096, MSG_NOSIGNAL);
+
+        stuck = step > 0 ? 0 : stuck + 1;
+        sent += step > 0 ? (size_t)step : 0;
+        assert_true(sent < size + (4u << 20));
+        turns(w, 1);
+    }
+    while (got < size + (size_t)n + 2) {
+        (void)hear(w, c);
+        got += w->read_n;
+    }
+    assert_int_equal(got, size + (size_t)n + 2);
+    free(chunk);
+}
+
+static void protocol_errors(void **state)
+{
+    (void)state;
+    say(w, c, GET_A "*1\r\n+PING\r\n" GET_A);
+    expect(w, w->leader, GET_A);
+    expect_open(w, c); /* its turn comes after GET's */
+    say(w, w->leader, "$-1\r\n");
+    assert_string_equal(hear(w, c), "$-1\r\n-ERR Protocol error: expected '$', got '+'\r\n");
+    gone();
+    say(w, c, "POST / HTTP/1.1\r\nHost: x\r\n");
+    gone();
+}
+
+static void quit_and_half_close(void **state)
+{
+    (void)state;
+    say(w, c, GET_A "QUIT\r\n" SET_B);
+    expect(w, w->leader, GET_A "*1\r\n$4\r\nQUIT\r\n");
+    say(w, w->leader, "$-1\r\n+OK\r\n");
+    assert_string_equal(hear(w, c), "$-1\r\n+OK\r\n");
+    gone();
+    exchange(PING, "+PONG\r\n");
+    say(w, c, GET_A);
+    (void)shutdown(c, SHUT_WR);
+    expect(w, w->leader, GET_A);
+    say(w, w->leader, "$1\r\nx\r\n");
+    assert_string_equal(hear(w, c), "$1\r\nx\r\n");
+    gone();
+    say(w, c, "BLPOP l 0\r\n"); /* must not take anything any more */
+    (void)hear(w, w->leader);
+    (void)shutdown(c, SHUT_WR);
+    gone();
+    assert_string_equal(hear(w, w->leader), "");
+    assert_true(w->ended);
+}
+
+/* ---- loss ---- */
+
+static void cut_everywhere(void **state)
+{
+    static const char replies[] = "$1\r\nx\r\n+OK\r\n*2\r\n$1\r\na\r\n$-1\r\n";
+    static const size_t ends[] = {7, 12, sizeof replies - 1};
+
+    (void)state;
+    for (size_t cut = 0; cut < sizeof replies; cut++) {
+        size_t whole = 0, from = 0;
+
+        say(w, c, GET_A SET_B LPOP_C);
+        expect(w, w->leader, GET_A SET_B LPOP_C);
+        say_bytes(w, w->leader, replies, cut);
+        while (whole < 3 && ends[whole] <= cut)
+            from = ends[whole++];
+        assert_int_equal(strlen(hear(w, c)), from);
+        assert_memory_equal(w->read, replies, from);
+        hang_up(w);
+        expect_count(w, c, "UNCERTAIN ", 3 - whole);
+        assert_int_equal(w->dials, cut + 1); /* not before the next command */
+    }
+    exchange(PING, "+PONG\r\n");
+}
+
+static void requests_are_cut_too(void **state)
+{
+    (void)state;
+    exchange(PING, "+PONG\r\n");
+    say(w, c, GET_A "*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1");
+    expect(w, w->leader, GET_A);
+    hang_up(w);
+    expect_count(w, c, "UNCERTAIN ", 1);
+    say(w, c, "\r\n1\r\n"); /* the half one was never sent: it goes to the new leader */
+    expect(w, w->leader, SET_B);
+}
+
+static void prelude_is_repeated(void **state)
+{
+    (void)state;
+    exchange(HELLO3, "%0\r\n");
+    exchange(AUTH, "+OK\r\n");
+    exchange("*2\r\n$6\r\nSELECT\r\n$1\r\n2\r\n", "+OK\r\n");
+    exchange(NAME, "+OK\r\n");
+    exchange("*2\r\n$6\r\nSELECT\r\n$2\r\n99\r\n", "-ERR DB index is out of range\r\n");
+    exchange(SELECT, "+OK\r\n");
+    hang_up(w);
+    say(w, c, GET_A);
+    expect(w, w->leader, HELLO3 AUTH NAME SELECT);
+    say(w, w->leader, "%0\r\n+OK\r\n+OK\r\n");
+    expect(w, w->leader, ""); /* not before all of it has succeeded */
+    say(w, w->leader, "+OK\r\n");
+    expect(w, w->leader, GET_A);
+    say(w, w->leader, "$1\r\nx\r\n");
+    expect(w, c, "$1\r\nx\r\n");
+    hang_up(w);
+    say(w, c, GET_A);
+    say(w, w->leader, "%0\r\n-LOADING soon\r\n"); /* again, later: nothing was executed */
+    turns(w, 80);
+    expect_count(w, c, "CLUSTERDOWN ", 1);
+    say(w, c, GET_A);
+    turns(w, 60);
+    expect(w, w->leader, HELLO3 AUTH NAME SELECT);
+    say(w, w->leader, "%0\r\n-WRONGPASS\r\n");
+    gone();
+}
+
+static void prelude_is_bounded(void **state)
+{
+    char long_name[3000], command[3100];
+
+    (void)state;
+    memset(long_name, 'n', sizeof long_name);
+    long_name[sizeof long_name - 1] = '\0';
+    (void)snprintf(command, sizeof command, "*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$2999\r\n%s\r\n", long_name);
+    for (int i = 0; i < 200; i++) /* one voids the other */
+        exchange(i % 2 ? SELECT : command, "+OK\r\n");
+    hang_up(w);
+    expect_open(w, c);
+    say(w, c, PING);
+    (void)hear(w, w->leader);
+    say(w, w->leader, "+OK\r\n+OK\r\n+PONG\r\n");
+    expect(w, c, "+PONG\r\n");
+    (void)snprintf(command, sizeof command,
+                   "*4\r\n$6\r\nCLIENT\r\n$7\r\nSETINFO\r\n$8\r\nLIB-NAME\r\n$2999\r\n%s\r\n", long_name);
+    exchange(command, "+OK\r\n");
+    hang_up(w);
+    gone();
+}
+
+static void state_that_is_lost_closes(void **state)
+{
+    static const char *const requests[] = {MULTI, "*2\r\n$5\r\nWATCH\r\n$1\r\na\r\n",
+                                           "*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n"};
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        exchange(requests[i], "+OK\r\n");
+        hang_up(w);
+        gone();
+    }
+    exchange(MULTI, "+OK\r\n");
+    exchange(SET_B, "+QUEUED\r\n");
+    say(w, c, SET_B EXEC);
+    expect(w, w->leader, SET_B EXEC);
+    hang_up(w);
+    expect_count(w, c, "UNCERTAIN ", 2);
+    gone();
+    say(w, c, SELECT); /* nobody knows which database it is */
+    hang_up(w);
+    expect_count(w, c, "UNCERTAIN ", 1);
+    gone();
+    exchange(MULTI, "+OK\r\n");
+    exchange(EXEC, "*0\r\n");
+    exchange(requests[1], "+OK\r\n");
+    exchange("*1\r\n$7\r\nUNWATCH\r\n", "+OK\r\n");
+    exchange(MULTI, "-NOPERM\r\n");
+    hang_up(w);
+    expect_open(w, c);
+}
+
+static void opaque_closes(void **state)
+{
+    (void)state;
+    say(w, c, GET_A "*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nx\r\n");
+    say(w, w->leader,
+        "$-1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n");
+    expect(w, c, "$-1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n");
+    hang_up(w);
+    gone();
+    say(w, c, "CLIENT REPLY SKIP\r\n" PING PING);
+    say(w, w->leader, "+PONG\r\n");
+    expect(w, c, "+PONG\r\n");
+    hang_up(w);
+    gone();
+}
+
+/* ---- without a leader ---- */
+
+static void waits_then_refuses(void **state)
+{
+    (void)state;
+    part(w, PART_NONE);
+    say(w, c, GET_A SET_B);
+    expect_open(w, c);
+    turns(w, 100);
+    expect_count(w, c, "CLUSTERDOWN No leader", 2);
+    assert_int_equal(w->dials, 0);
+    say(w, c, MULTI SET_B);
+    turns(w, 100);
+    assert_string_equal(hear(w, c), "+OK\r\n-CLUSTERDOWN No leader: the transaction will be discarded\r\n");
+    part(w, PART_FOLLOWS);
+    say(w, c, EXEC SELECT); /* must not find a leader half-way */
+    expect(w, c, "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    expect(w, w->leader, SELECT);
+    say(w, w->leader, "+OK\r\n");
+    hang_up(w);
+    expect(w, c, "+OK\r\n");
+    part(w, PART_NONE);
+    say(w, c, "*2\r\n$6\r\nSELECT\r\n$1\r\n7\r\n" GET_A);
+    turns(w, 100);
+    assert_string_equal(hear(w, c), "+OK\r\n-CLUSTERDOWN No leader: the command was not executed\r\n");
+    say(w, c, GET_A);
+    part(w, PART_FOLLOWS); /* in time */
+    expect(w, w->leader, "*2\r\n$6\r\nSELECT\r\n$1\r\n7\r\n");
+    say(w, w->leader, "+OK\r\n");
+    expect(w, w->leader, GET_A);
+}
+
+static void dials_again(void **state)
+{
+    (void)state;
+    w->answer = REFUSED;
+    say(w, c, GET_A);
+    turns(w, 100);
+    assert_true(w->dials >= 2);
+    expect_count(w, c, "CLUSTERDOWN ", 1);
+    w->answer = ACCEPTED_MUTE; /* a node that leads no more: it takes the link and drops it */
+    say(w, c, GET_A);
+    turns(w, 60);
+    expect(w, w->leader, "");
+    hang_up(w);
+    w->answer = ACCEPTED;
+    say(w, c, SET_B);
+    turns(w, 60);
+    (void)hear(w, w->leader);
+    assert_non_null(strstr(w->read, SET_B));
+    w->answer = NO_ANSWER;
+    hang_up(w);
+    (void)hear(w, c);
+    say(w, c, GET_A);
+    (void)close(c);
+    turns(w, 3);
+    assert_int_equal(w->cancelled, 1);
+    w->answer = ACCEPTED_MUTE;
+    c = client_new(w);
+    say(w, c, GET_A);
+    say(w, w->leader, "-ERR max number of clients reached\r\n");
+    assert_string_equal(hear(w, c), "-ERR max number of clients reached\r\n");
+    gone();
+}
+
+static void leaves_a_former_leader(void **state)
+{
+    (void)state;
+    (void)snprintf(w->status.leader, sizeof w->status.leader, "b");
+    turns(w, 120);
+    exchange(PING, "+PONG\r\n");
+    (void)snprintf(w->status.leader, sizeof w->status.leader, "c");
+    turns(w, 120);
+    expect(w, w->leader, "");
+    assert_true(w->ended);
+    exchange(PING, "+PONG\r\n");
+    say(w, c, GET_A);
+    (void)snprintf(w->status.leader, sizeof w->status.leader, "d");
+    turns(w, 200);
+    expect_open(w, c); /* it may still answer */
+    turns(w, RELAY_STALE_MS);
+    expect_count(w, c, "UNCERTAIN ", 1);
+    exchange(PING, "+PONG\r\n");
+    say(w, c, GET_A);
+    part(w, PART_NONE);
+    turns(w, 200);
+    expect_count(w, c, "UNCERTAIN ", 1);
+}
+
+static void farewell_closes(void **state)
+{
+    (void)state;
+    exchange(PING, "+PONG\r\n");
+    say(w, w->leader, relay_farewell);
+    gone();
+}
+
+/* ---- changing hands ---- */
+
+static void relay_becomes_session(void **state)
+{
+    int busy = client_new(w), subscribed = client_new(w), waits;
+
+    (void)state;
+    exchange(HELLO3, "%0\r\n");
+    exchange(NAME, "+OK\r\n");
+    exchange(SELECT, "+OK\r\n");
+    say(w, c, "*2\r\n$6\r\nCLIENT\r\n$7\r\nGET");
+    say(w, subscribed, "SUBSCRIBE x\r\n");
+    say(w, busy, GET_A);
+    expect(w, w->leader, GET_A);
+    part(w, PART_NONE);
+    waits = client_new(w);
+    say(w, waits, SELECT "CLIENT GETNAME\r\n");
+    open_valkey(w);
+    part(w, PART_LEADS);
+    say(w, c, "NAME\r\n");
+    assert_string_equal(hear(w, c), "$3\r\nbob\r\n");
+    expect(w, waits, "+OK\r\n$-1\r\n");
+    expect_open(w, busy);
+    say(w, w->leader, "$1\r\nx\r\n");
+    expect(w, busy, "$1\r\nx\r\n");
+    say(w, busy, "CLIENT GETNAME\r\n");
+    expect(w, busy, "$-1\r\n");
+    turns(w, 200);
+    expect_closed(w, subscribed);
+    assert_int_equal(w->dials, 3);
+    (void)close(busy);
+    (void)close(waits);
+}
+
+static void session_becomes_relay(void **state)
+{
+    int subscribed;
+
+    (void)state;
+    open_valkey(w);
+    part(w, PART_LEADS);
+    (void)close(c);
+    c = client_new(w);
+    subscribed = client_new(w);
+    say(w, c, NAME SELECT "CLIENT DURABILITY ASYNC\r\nHELLO 3\r\n*2\r\n$3\r\nGET\r\n");
+    assert_memory_equal(hear(w, c), "+OK\r\n+OK\r\n+OK\r\n%7\r\n", 19);
+    say(w, subscribed, "GET a\r\n"); /* held: Valkey cannot be reached */
+    part(w, PART_FOLLOWS);
+    expect(w, w->leader, GET_A);
+    say(w, w->leader, "$1\r\nx\r\n");
+    expect(w, subscribed, "$1\r\nx\r\n");
+    say(w, c, "$1\r\na\r\n");
+    expect(w, w->leader, HELLO3 NAME "*3\r\n$6\r\nCLIENT\r\n$10\r\nDURABILITY\r\n$5\r\nASYNC\r\n" SELECT);
+    say(w, w->leader, "%0\r\n+OK\r\n+OK\r\n+OK\r\n");
+    expect(w, w->leader, GET_A);
+    (void)close(subscribed);
+}
+
+static void clients_of_other_nodes(void **state)
+{
+    struct buf extra = {0};
+    int pair[2], here = client_new(w);
+
+    (void)state;
+    open_valkey(w);
+    part(w, PART_LEADS);
+    relay_extra(&extra, "10.0.0.7:4711");
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    worker_relayed(w->worker, stream_accepted(w->loop, pair[1], NULL, NULL), "c", buf_head(&extra), extra.len);
+    expect(w, pair[0], relay_ready);
+    say(w, pair[0], "CLIENT INFO\r\n");
+    assert_non_null(strstr(hear(w, pair[0]), " addr=10.0.0.7:4711 "));
+    say(w, here, "CLIENT KILL ADDR 10.0.0.7:4711\r\n");
+    expect(w, here, ":1\r\n");
+    assert_string_equal(hear(w, pair[0]), relay_farewell);
+    assert_true(w->ended);
+    (void)close(pair[0]);
+    for (size_t n = 0; n <= extra.len; n++) { /* cut, or of another kind */
+        bool whole = n == extra.len;
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+        buf_head(&extra)[0] = (char)(whole ? 0 : RELAY_EXTRA_VERSION);
+        worker_relayed(w->worker, stream_accepted(w->loop, pair[1], NULL, NULL), "c", buf_head(&extra), n);
+        expect_closed(w, pair[0]);
+    }
+    buf_head(&extra)[0] = RELAY_EXTRA_VERSION;
+    w->config.maxclients = 1;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    worker_relayed(w->worker, stream_accepted(w->loop, pair[1], NULL, NULL), "c", buf_head(&extra), extra.len);
+    assert_string_equal(hear(w, pair[0]), "-ERR max number of clients reached\r\n");
+    expect_closed(w, pair[0]);
+    buf_free(&extra);
+    (void)close(here);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(passes_requests_and_replies),
+        TEST(long_pipelines),
+        TEST(large_replies_and_slow_clients),
+        TEST(protocol_errors),
+        TEST(quit_and_half_close),
+        TEST(cut_everywhere),
+        TEST(requests_are_cut_too),
+        TEST(prelude_is_repeated),
+        TEST(prelude_is_bounded),
+        TEST(state_that_is_lost_closes),
+        TEST(opaque_closes),
+        TEST(waits_then_refuses),
+        TEST(dials_again),
+        TEST(leaves_a_former_leader),
+        TEST(farewell_closes),
+        TEST(relay_becomes_session),
+        TEST(session_becomes_relay),
+        TEST(clients_of_other_nodes),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
