@@ -119,8 +119,10 @@ static void group_part(struct core *c, struct status *s)
     s->member_count = log_members(c->log, members, STATUS_MEMBERS_MAX);
     for (size_t i = 0; i < s->member_count; i++) {
         member_part(&s->members[i], &members[i]);
-        if (members[i].self)
-            (void)snprintf(s->zone, sizeof s->zone, "%s", members[i].member.zone);
+        if (!members[i].self)
+            continue;
+        (void)snprintf(s->zone, sizeof s->zone, "%s", members[i].member.zone);
+        s->members[i].snapshot_index = s->snapshot_index; /* the others hear of it by and by */
     }
     s->single_zone = single_zone(members, s->member_count);
 }
@@ -158,7 +160,7 @@ void core_status(struct core *c, struct status *s)
     s->forward_us = c->forward_us;
     s->release_us = c->release_us;
     log_part(c, s);
-    group_part(c, s);
     node_part(c, s);
+    group_part(c, s);
     s->ready = c->drained == NULL && ((c->worker_open && !s->refusing_writes) || reaches_leader(s));
 }
