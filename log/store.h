@@ -27,7 +27,6 @@ struct store_state {
 };
 
 struct store_identity {
-    uint64_t term;
     char cluster[STORE_CLUSTER_BYTES];
 };
 
@@ -71,7 +70,7 @@ struct store_install {
  * nothing of the call may be counted as durable. Both with a reason in why[STORE_WHY_BYTES]. */
 enum store_result { STORE_OK, STORE_FULL, STORE_BROKEN };
 
-/* Opens <dir>/log/, checks every entry and raises the term by one, durably. Without a log there: creates it if
+/* Opens <dir>/log/, and checks every entry; an existing log is left as it is. Without a log there: creates it if
  * may_create, else it is an error. NULL with a reason. */
 struct store *store_open(const char *dir, const char *node, uint64_t size_max_bytes, bool may_create, char *why,
                          size_t why_size);
@@ -103,10 +102,6 @@ enum store_result store_truncate_to(struct store *s, uint64_t index, const struc
                                     char *why);
 /* n = 0 removes it; n <= STORE_NOTE_BYTES_MAX. */
 enum store_result store_put_note(struct store *s, const char *name, const void *bytes, size_t n, char *why);
-/* Seals the batch as the next entry (again, if it was sealed before) and commits it alone, durably. */
-enum store_result store_append(struct store *s, struct buf *batch, char *why);
-/* Removes entries below `index`, a bounded piece of them in one transaction; *more says whether some are left. */
-enum store_result store_truncate(struct store *s, uint64_t index, bool *more, char *why);
 enum store_result store_put_snapshot(struct store *s, struct store_snapshot snapshot, char *why);
 
 /* ---- the reading thread ---- */

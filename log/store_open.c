@@ -176,7 +176,6 @@ static int read_meta(struct store *s, MDB_txn *txn)
     s->state.before = begin.before;
     s->before_term = begin.before_term;
     s->opened_hard = s->hard;
-    s->identity.term = s->hard.term;
     s->base = (struct store_point){s->opened_base.index, s->opened_base.term};
     return rc;
 }
@@ -201,24 +200,6 @@ static bool verify(struct store *s, char *why, size_t why_size)
     if (txn != NULL)
         mdb_txn_abort(txn);
     return ok;
-}
-
-static int raise_work(struct store *s, MDB_txn *txn, void *context)
-{
-    return store_put_hard(s, txn, context);
-}
-
-/* For a log of one node, until log.c does it. */
-static bool raise_term(struct store *s, char *why, size_t why_size)
-{
-    struct store_hard hard = {s->hard.term + 1, 0};
-    int rc = store_transact_small(s, raise_work, &hard);
-
-    if (rc != 0)
-        return failed_to("cannot raise the log's term", rc, why, why_size);
-    s->hard = s->opened_hard = hard;
-    s->identity.term = hard.term;
-    return true;
 }
 
 static bool sync_directory(const char *path, char *why, size_t why_size)
@@ -291,7 +272,7 @@ struct store *store_open(const char *dir, const char *node, uint64_t size_max_by
     s->size_max_bytes = size_max_bytes;
     CHECK(pthread_rwlock_init(&s->map_lock, NULL) == 0);
     if (open_environment(s, dir, why, why_size) && open_databases(s, node, may_create, why, why_size) &&
-        verify(s, why, why_size) && raise_term(s, why, why_size))
+        verify(s, why, why_size))
         return s;
     store_close(s);
     return NULL;
