@@ -116,7 +116,9 @@ write_members() {
 write_certificates() {
     local name fresh=()
     for name in $names; do
-        openssl x509 -checkend 86400 -noout -in "$folder/certs/$name.crt" > /dev/null 2>&1 || fresh+=("$name")
+        openssl x509 -checkend 86400 -noout -in "$folder/certs/$name.crt" > /dev/null 2>&1 && continue
+        rm -f "$folder/certs/$name.crt" "$folder/certs/$name.key" # none, or soon too old
+        fresh+=("$name")
     done
     [ ${#fresh[@]} = 0 ] || bash config/certs.sh "$folder/certs" holdfast-run "${fresh[@]}" > "$folder/certs.log" 2>&1 ||
         { cat "$folder/certs.log" >&2; return 1; }

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import urllib.error
@@ -148,6 +149,20 @@ def test_transfer_by_ctl(rig):
     assert g.leader() is not follower
 
 
+def lose_disk(m):
+    m.kill9()
+    m.valkey_process.restart_empty()
+    shutil.rmtree(m.data_dir)
+
+
+def when_known(g, *words):
+    """The leader has to hear of a newcomer before it can take it in."""
+    def known():
+        code, out = g.ctl(*words)
+        return None if "no node of that name is connected" in out else (code, out)
+    return wait_until(known, 10, "the leader has heard of it", every=0.1)
+
+
 def test_remove_and_add_by_ctl(rig):
     g = rig.group()
     victim = g.followers()[0]
@@ -158,6 +173,34 @@ def test_remove_and_add_by_ctl(rig):
     code, out = g.ctl("remove", victim.name)
     assert code == 1 and out.strip()
     g.wait_serving(members=g.others(victim))
+    lose_disk(victim)
+    victim.launch()
+    victim.wait_listening()
+    code, out = when_known(g, "add", victim.name)
+    assert code == 0, out
+    code, out = g.ctl("members")
+    assert rows(out)[victim.name]["ROLE"] == "voter", out
+    g.wait_serving()
+    g.wait_equal()
+
+
+def test_replace_by_ctl(rig):
+    g = rig.group()
+    victim = g.followers()[0]
+    with g.leader().client() as c:
+        for i in range(100):
+            c("SET", f"k{i}", i)
+    lose_disk(victim)
+    victim.launch()
+    victim.wait_listening()
+    code, out = when_known(g, "replace", victim.name)
+    assert code == 0, out
+    code, out = g.ctl("members")
+    assert set(rows(out)) == {"a", "b", "c"} and rows(out)[victim.name]["ROLE"] == "voter", out
+    g.wait_serving()
+    g.wait_equal()
+    with victim.reader() as c:
+        assert c("GET", "k99") == b"99"
 
 
 # ---- make run ----
