@@ -9,13 +9,16 @@
  *
  * Payloads never go to libraft: it owns only a token of one byte per call (it passes `batch` back, or frees it) and
  * reads only the bytes of CHANGEs. Its defects are answered by the ten guards, each at its place in capitals (WINDOW
- * and INSTALL in consensus_group.c). Four more rules are ours:
+ * and INSTALL in consensus_group.c). Five more rules are ours:
  *   - DISRUPT. A vote request may disrupt a leader only in the round that the leader itself asked for. libraft goes
  *     on disrupting in later rounds, when somebody else may lead already, and have a lease.
  *   - ONE TERM, ONE LEADER. libraft lets a sole voter lead without a new term. After a crash that could put a second
  *     entry at an index and term that a standby has seen already: so the term is raised before it starts.
  *   - ONE CUT at a time: a second one waits (its message is dropped) until the first is durable, since otherwise
  *     "(10, term 2) is durable" could mean an entry 10 that was cut, and has come back, but not yet to the disk.
+ *   - PROMOTED. libraft refuses its vote as long as it does not know that it has one: a standby that was promoted,
+ * but has not got the CHANGE yet. If the others need it, that would be for ever. Who asks counts it as a voter; and
+ *     whom to vote for depends on logs and terms, not on one's own configuration (Ongaro 4.1).
  *   - STRANGERS. Requests of servers that our configuration does not name are heard (Ongaro 4.1: we may be the one
  *     who is behind, or still have none); their answers are not. */
 #include <string.h>
@@ -201,7 +204,7 @@ static void take_entries(struct consensus *c, const struct raft_update *u, const
     raft_free(u->entries.batch[0].batch); /* the token, or libraft's own barrier */
 }
 
-static void take_role(struct consensus *c)
+void take_role(struct consensus *c)
 {
     enum consensus_role role = c->raft.state == RAFT_LEADER      ? CONSENSUS_LEADER
                                : c->raft.state == RAFT_CANDIDATE ? CONSENSUS_CANDIDATE
@@ -452,23 +455,13 @@ void consensus_receive(struct consensus *c, const struct peer_message *m, const 
             mend_rejection(c, &rm.append_entries_result, m->peer);
         }
         ev.receive.message = &rm;
-        step(c, &ev, NULL);
+        if (m->kind == PEER_VOTE_REQUEST)
+            step_vote_request(c, &ev);
+        else
+            step(c, &ev, NULL);
         settle(c);
     }
     c->receiving = NULL;
-}
-
-void consensus_tick(struct consensus *c)
-{
-    struct raft_event ev = {.type = RAFT_TIMEOUT};
-
-    if (c->failed || clock_ms(c) < c->due_ms)
-        return; /* T22: libraft takes each tick for a timeout */
-    if (c->contact.first_until_ms != 0 && c->now_ms >= c->contact.first_until_ms)
-        consensus_campaign_first(c, false);
-    c->ticked_ms = c->now_ms;
-    step(c, &ev, NULL);
-    settle(c);
 }
 
 void consensus_persisted(struct consensus *c, uint64_t index, uint64_t term)

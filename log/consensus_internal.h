@@ -74,6 +74,8 @@ struct consensus {
 /* Gives libraft an event, and does what it then wants done; not 0: it failed, and so has the consensus. from: the
  * entries of the event, NULL if it has none. */
 int step(struct consensus *c, struct raft_event *ev, const struct consensus_entry *from);
+/* The same, for a vote request (PROMOTED). */
+void step_vote_request(struct consensus *c, struct raft_event *ev);
 /* After the last step of an event. */
 void settle(struct consensus *c);
 /* Steps a SUBMIT of one entry of our own. */
@@ -83,6 +85,7 @@ void fail(struct consensus *c, const char *why);
 uint64_t clock_ms(struct consensus *c); /* never goes back */
 uint64_t known_leader(const struct consensus *c);
 void arm(struct consensus *c);
+void take_role(struct consensus *c); /* tells the host, if it has changed */
 void tell_members(struct consensus *c);
 void open_term(struct consensus *c);
 void copy_configuration(const struct raft_configuration *from, struct raft_configuration *to);

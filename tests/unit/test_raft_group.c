@@ -58,6 +58,8 @@ static void changes(void **state)
     assert_int_equal(consensus_members(o->c)->at[3].role, MEMBER_STANDBY);
     m = four;
     m.at[3].role = MEMBER_VOTER;
+    assert_int_equal(consensus_change(o->c, &m), CONSENSUS_BUSY); /* it does not know that it belongs to the group */
+    one_result(o, 4, 0, o->last);
     assert_int_equal(consensus_change(o->c, &m), CONSENSUS_OK);
     one_free(o);
 }
@@ -83,6 +85,7 @@ static void alone(void **state)
     one_settle(o);
     assert_true(consensus_lease_end_ms(o->c) == UINT64_MAX);
     two.at[1].role = MEMBER_VOTER;
+    one_result(o, 2, 0, o->last);
     assert_int_equal(consensus_change(o->c, &two), CONSENSUS_OK);
     assert_int_equal(consensus_lease_end_ms(o->c), 0);
     one_free(o);
@@ -157,6 +160,32 @@ static void hostile(void **state)
     assert_int_equal(o->failures, 0);
     one_append(o, 1, 2, 3, 1, 1, NULL, 0); /* against what is committed? no: 3 is not */
     assert_int_equal(o->failures, 0);
+    one_free(o);
+}
+
+/* A standby that was promoted, and does not know it yet: who needs its vote gets it. It does not stand itself. */
+static void promoted(void **state)
+{
+    struct members m = one_members(3, MEMBER_STANDBY);
+    struct one *o = one_new(3, false);
+
+    (void)state;
+    one_fill(o, &m, 2, 5);
+    one_start(o, 2);
+    one_run(o, 5 * ONE_ELECTION_MS);
+    assert_int_equal(o->sent_count, 0);
+    one_append(o, 1, 2, 7, 2, 1, NULL, 0);
+    assert_int_equal(o->leader, 1);
+    one_run(o, ONE_ELECTION_MS - 1);
+    assert_false(one_ask_vote(o, 2, 3, false)); /* it follows somebody */
+    one_run(o, 2 * ONE_ELECTION_MS);
+    assert_int_equal(o->leader, 0);
+    assert_true(one_ask_vote(o, 2, 3, false));
+    assert_int_equal(o->hard_vote, 2);
+    assert_false(one_ask_vote(o, 1, 3, false)); /* once */
+    assert_int_equal(consensus_members(o->c)->at[2].role, MEMBER_STANDBY);
+    one_run(o, 5 * ONE_ELECTION_MS);
+    assert_null(one_sent(o, PEER_VOTE_REQUEST, 0, 0));
     one_free(o);
 }
 
@@ -258,9 +287,9 @@ static void compacts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(changes),  cmocka_unit_test(alone),   cmocka_unit_test(strangers),
-        cmocka_unit_test(hostile),  cmocka_unit_test(one_cut), cmocka_unit_test(snapshots),
-        cmocka_unit_test(compacts),
+        cmocka_unit_test(changes),   cmocka_unit_test(alone),    cmocka_unit_test(strangers),
+        cmocka_unit_test(hostile),   cmocka_unit_test(promoted), cmocka_unit_test(one_cut),
+        cmocka_unit_test(snapshots), cmocka_unit_test(compacts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
