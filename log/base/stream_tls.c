@@ -25,7 +25,8 @@ struct stream_tls {
     SSL *ssl;
     BIO_METHOD *method;
     int fd;
-    bool drained; /* the socket had nothing more when it was last read in this round */
+    bool drained;     /* the socket had nothing more when it was last read in this round */
+    bool established; /* the handshake is done; OpenSSL forgets that when it fails later */
     bool failed;
     int error; /* errno of the socket; 0 */
     char name[256];
@@ -190,8 +191,8 @@ static void explain_error(struct stream_tls *t, unsigned long error)
         (void)snprintf(t->why, sizeof t->why, "the other end does not speak TLS");
     else if (reason == SSL_R_UNEXPECTED_EOF_WHILE_READING)
         (void)snprintf(t->why, sizeof t->why,
-                       SSL_is_init_finished(t->ssl) ? "cut off by the other end"
-                                                    : "closed by the other end during the TLS handshake");
+                       t->established ? "cut off by the other end"
+                                      : "closed by the other end during the TLS handshake");
     else
         (void)snprintf(t->why, sizeof t->why, "TLS: %s", text != NULL ? text : "unknown error");
 }
@@ -202,7 +203,7 @@ static enum tls_io fail(struct stream_tls *t, int kind)
     unsigned long error = ERR_peek_error();
     bool asked = (SSL_get_verify_mode(t->ssl) & SSL_VERIFY_PEER) != 0;
 
-    if (!SSL_is_init_finished(t->ssl) && asked && verdict != X509_V_OK && kind == SSL_ERROR_SSL)
+    if (!t->established && asked && verdict != X509_V_OK && kind == SSL_ERROR_SSL)
         explain_certificate(t, verdict);
     else if (kind == SSL_ERROR_SSL && error != 0)
         explain_error(t, error);
@@ -257,7 +258,8 @@ enum tls_io stream_tls_handshake(struct stream_tls *t)
 
     ERR_clear_error();
     result = SSL_do_handshake(t->ssl);
-    if (result == 1)
+    t->established = result == 1;
+    if (t->established)
         return TLS_IO_DONE;
     io = verdict_of(t, result);
     if (io == TLS_IO_EOF)
@@ -300,7 +302,7 @@ enum tls_io stream_tls_write(struct stream_tls *t, const char *from, size_t size
 /* Only our half is closed; the other side's answer is not waited for. */
 void stream_tls_bye(struct stream_tls *t)
 {
-    if (t->failed || !SSL_is_init_finished(t->ssl))
+    if (t->failed || !t->established)
         return;
     ERR_clear_error();
     (void)SSL_shutdown(t->ssl);
@@ -318,7 +320,7 @@ bool stream_tls_peer_is(const struct stream_tls *t, const char *name)
     X509 *certificate;
     bool is;
 
-    if (name[0] == '\0' || name[0] == '.' || !SSL_is_init_finished(t->ssl) ||
+    if (name[0] == '\0' || name[0] == '.' || !t->established ||
         (SSL_get_verify_mode(t->ssl) & SSL_VERIFY_PEER) == 0 || SSL_get_verify_result(t->ssl) != X509_V_OK)
         return false;
     certificate = SSL_get1_peer_certificate(t->ssl);
