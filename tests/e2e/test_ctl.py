@@ -10,6 +10,7 @@ import urllib.request
 
 import pytest
 
+from group import Member
 from harness import PATIENCE, TOP, Client, Closed, binary, free_port, wait_until
 
 
@@ -182,6 +183,30 @@ def test_remove_and_add_by_ctl(rig):
     assert rows(out)[victim.name]["ROLE"] == "voter", out
     g.wait_serving()
     g.wait_equal()
+
+
+def test_new_members_by_ctl(rig):
+    """Three become five, while the three do not know the new lines; then they are started with them."""
+    g = rig.group()
+    with g.leader().client() as c:
+        c("SET", "k", "v")
+    for name in "de":
+        m = g.members[name] = Member(g, name, f"az-{name}", False)
+        g.member_lines.append(m.line)
+        m.launch()
+        m.wait_listening()
+        code, out = when_known(g, "add", name)
+        assert code == 0, out
+    code, out = g.ctl("members")
+    assert {row["ROLE"] for row in rows(out).values()} == {"voter"} and set(rows(out)) == set("abcde"), out
+    g.wait_serving()
+    g.wait_equal()
+    for name in "abc":
+        g.restart(name)
+    g.wait_serving()
+    assert set(rows(g.ctl("members")[1])) == set("abcde")
+    with g["e"].client() as c:
+        assert c("GET", "k") == b"v"
 
 
 def test_replace_by_ctl(rig):
