@@ -184,7 +184,9 @@ void log_truncate(struct log *l, uint64_t index)
 
     if (index > l->committed)
         index = l->committed;
-    if (l->raft == NULL || index <= t->wanted || index <= l->kept.first || !consensus_compact(l->raft, l->committed, index))
+    if (l->raft == NULL || index <= t->wanted || index <= l->kept.first)
+        return;
+    if (!consensus_compact(l->raft, l->committed, index) && !l->alone) /* nobody asks a lone node for what is gone */
         return;
     t->wanted = index;
     t->next_base.index = l->committed;
