@@ -79,9 +79,12 @@ def test_who_leads_is_told(rig):
     leader = g.leader()
     for m in g:
         with m.client() as c:
-            fields = info_fields(c("INFO", "durability"))
+            fields = info_fields(c("INFO", "durability"))  # relayed, as everything is: the leader speaks
+        assert fields["holdfast_leader"] == leader.name == fields["holdfast_node"]
+        with m.reader() as c:
+            fields = info_fields(c("INFO", "durability"))  # the node itself
+        assert fields["holdfast_node"] == m.name and fields["holdfast_leader"] == leader.name
         assert fields["holdfast_role"] == ("leader" if m is leader else "follower"), fields
-        assert fields["holdfast_leader"] == leader.name
         look = m.look()
         assert look["leader"] == leader.name and look["role"] == fields["holdfast_role"]
         assert {x["name"] for x in look["members"]} == {"a", "b", "c"}
