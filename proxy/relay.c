@@ -262,6 +262,18 @@ static void parse_stash(struct relay *r)
         buf_free(&r->stash);
 }
 
+void relay_flow(struct relay *r)
+{
+    bool slow = stream_pending(r->client) >= RELAY_OUT_BYTES_MAX;
+
+    if (r->state >= RELAY_FINISHING)
+        return;
+    /* The end of a client that waits must be noticed: it is read until the stash is full. */
+    stream_pause(r->client, r->last || slow || r->stash.len >= RELAY_STASH_BYTES_MAX);
+    if (r->link != NULL)
+        stream_pause(r->link, slow);
+}
+
 static void on_data(void *arg, const char *bytes, size_t n)
 {
     struct relay *r = arg;
@@ -284,9 +296,16 @@ static void on_closed(void *arg, const char *why)
     relay_close(arg, why);
 }
 
-static void on_sent(void *arg)
+/* Either side has taken all: there is room. At the end of a turn, after which the loop waits: go on at once. */
+void relay_on_sent(void *arg)
 {
-    relay_kick(arg);
+    struct relay *r = arg;
+
+    if (r->state >= RELAY_FINISHING || r->broke != NULL)
+        return;
+    parse_stash(r);
+    relay_flow(r);
+    relay_kick(r);
 }
 
 /* As a session's (session.c): what was asked before is answered, but who waits for others is gone. */
@@ -304,7 +323,7 @@ static bool on_eof(void *arg)
 }
 
 const struct stream_events relay_client_events = {
-    .data = on_data, .closed = on_closed, .sent = on_sent, .eof = on_eof};
+    .data = on_data, .closed = on_closed, .sent = relay_on_sent, .eof = on_eof};
 
 void relay_kick(struct relay *r)
 {
@@ -388,19 +407,6 @@ static void finish_if_done(struct relay *r)
     }
 }
 
-static void set_pauses(struct relay *r)
-{
-    bool full = !has_room(r) || r->stash.len >= RELAY_STASH_BYTES_MAX;
-
-    if (r->state >= RELAY_FINISHING)
-        return;
-    /* The end of a client that waits must be noticed: reading goes on until the stash is full. */
-    stream_pause(r->client, r->last || (full && r->stash.len >= RELAY_STASH_BYTES_MAX) ||
-                                stream_pending(r->client) >= RELAY_OUT_BYTES_MAX);
-    if (r->link != NULL)
-        stream_pause(r->link, stream_pending(r->client) >= RELAY_OUT_BYTES_MAX);
-}
-
 static void look_for_leader(struct relay *r)
 {
     struct worker *w = r->worker;
@@ -433,7 +439,7 @@ void relay_run(struct relay *r)
     expire_waiting(r);
     look_for_leader(r);
     finish_if_done(r);
-    set_pauses(r);
+    relay_flow(r);
     if (r->doom != NULL || (r->broke != NULL && r->state < RELAY_FINISHING))
         relay_kick(r);
 }

@@ -54,6 +54,8 @@ void relay_pop(struct relay *r);
 void relay_say_due(struct relay *r); /* answers of our own whose turn it is */
 void relay_finish(struct relay *r);
 struct relay *relay_make(struct worker *w, bool unix_socket);
+void relay_flow(struct relay *r); /* pauses and goes on reading, both sides */
+void relay_on_sent(void *arg);    /* of both streams */
 extern const struct stream_events relay_client_events;
 
 /* relay_link.c */

@@ -176,12 +176,7 @@ static void on_closed(void *arg, const char *why)
     relay_lost(r, r->broke != NULL ? r->broke : why);
 }
 
-static void on_sent(void *arg)
-{
-    relay_kick(arg);
-}
-
-static const struct stream_events link_events = {.data = on_data, .closed = on_closed, .sent = on_sent};
+static const struct stream_events link_events = {.data = on_data, .closed = on_closed, .sent = relay_on_sent};
 
 void relay_drop_link(struct relay *r)
 {

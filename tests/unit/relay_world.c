@@ -106,7 +106,7 @@ struct relay_world *relay_world_new(enum gate_part first)
     w->diag.level = DIAG_NOTHING;
     config_defaults(&w->config);
     w->config.port = 0;
-    w->config.relay_timeout_ms = 60;
+    w->config.relay_timeout_ms = 150;
     (void)snprintf(w->dir, sizeof w->dir, "/tmp/hf-relay-XXXXXX");
     assert_non_null(mkdtemp(w->dir));
     (void)snprintf(w->config.unixsocket, sizeof w->config.unixsocket, "%s/sock", w->dir);
@@ -123,8 +123,7 @@ struct relay_world *relay_world_new(enum gate_part first)
 
 void relay_world_free(struct relay_world *w)
 {
-    worker_free(w->worker);
-    turns(w, 1);
+    worker_free(w->worker); /* its hook stays: no turn after this */
     if (w->leader >= 0)
         (void)close(w->leader);
     loop_timer_free(w->stop);
@@ -150,13 +149,15 @@ void part(struct relay_world *w, enum gate_part p)
 
 void open_valkey(struct relay_world *w)
 {
+    static const char commands[] = "*1\r\n*10\r\n$3\r\nget\r\n:2\r\n*1\r\n+readonly\r\n:1\r\n:1\r\n:1\r\n"
+                                   "*0\r\n*0\r\n*0\r\n*0\r\n";
     struct valkey_identity *v = must_calloc(1, sizeof *v);
 
     (void)snprintf(v->run_id, sizeof v->run_id, "0123456789012345678901234567890123456789");
     (void)snprintf(v->version, sizeof v->version, "8.0.1");
     v->databases = 16;
-    v->commands = must_strdup("*0\r\n");
-    v->commands_bytes = 4;
+    v->commands = must_strdup(commands);
+    v->commands_bytes = sizeof commands - 1;
     atomic_store(&w->gate.state, GATE_OPEN);
     queue_push(&w->to_worker, (struct message){.kind = TO_WORKER_OPEN, .pointer = v});
     turns(w, SETTLE_MS);

@@ -19,6 +19,19 @@ enum { READ_BYTES_MAX = 1 << 20 };
 
 enum answer { ACCEPTED, ACCEPTED_MUTE, REFUSED, NO_ANSWER }; /* to a dial; MUTE: without saying "ready" */
 
+#define GET_A  "*2\r\n$3\r\nGET\r\n$1\r\na\r\n"
+#define SET_B  "*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1\r\n1\r\n"
+#define LPOP_C "*2\r\n$4\r\nLPOP\r\n$1\r\nc\r\n"
+#define PING   "*1\r\n$4\r\nPING\r\n"
+#define MULTI  "*1\r\n$5\r\nMULTI\r\n"
+#define EXEC   "*1\r\n$4\r\nEXEC\r\n"
+#define SELECT "*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n"
+#define NAME   "*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$3\r\nbob\r\n"
+#define HELLO3 "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n"
+#define AUTH   "*3\r\n$4\r\nAUTH\r\n$3\r\nbob\r\n$2\r\npw\r\n"
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
+
 struct relay_world {
     struct diag diag;
     struct config config;

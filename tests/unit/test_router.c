@@ -214,6 +214,61 @@ static void subscribed_and_monitoring_allow_little(void **state)
 
 /* ---- refusals ---- */
 
+static void reader_port_reads(void **state)
+{
+    static const char *const refused[] = {"SET k v",
+                                          "SPOP s",
+                                          "EVAL x 0",
+                                          "EVALSHA x 0",
+                                          "FCALL f 0",
+                                          "PFCOUNT k",
+                                          "BLPOP l 0",
+                                          "FLUSHALL",
+                                          "FUNCTION LOAD x",
+                                          "NOSUCH x",
+                                          "PUBLISH c m",
+                                          "GETEX k",
+                                          "GETDEL k",
+                                          "EVAL #!lua\nx 0",
+                                          "FUNCTION FLUSH",
+                                          "SORT k",
+                                          "XREADGROUP G",
+                                          "CONFIG NOSUCH",
+                                          "EVAL #!lua\tflags=allow-stale,no-writesx\nx 0",
+                                          "EVAL #!lua\nflags=no-writes 0"};
+    static const char *const lanes[] = {"GET k",
+                                        "MGET a b",
+                                        "EVAL_RO x 0",
+                                        "FCALL_RO f 0",
+                                        "SCAN 0",
+                                        "SORT_RO k",
+                                        "EVAL #!lua\tflags=allow-stale,no-writes\nx 0",
+                                        "SCRIPT LOAD x",
+                                        "TIME"};
+    struct route_facts f = async_session;
+
+    (void)state;
+    f.mode = DURABILITY_OFF;
+    f.reader = true;
+    for (int behind = 0; behind < 2; behind++) {
+        f.refusal = behind ? WRITES_REFUSED_BUFFER : WRITES_ACCEPTED;
+        for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+            expect_refused(f, refused[i], WHY_READONLY);
+        for (size_t i = 0; i < sizeof lanes / sizeof *lanes; i++)
+            assert_int_equal(ask(f, lanes[i]).to, ROUTE_LANE);
+    }
+    f.full = false;
+    expect(f, "SCRIPT LOAD x", ROUTE_PINNED, OP_NEUTRAL);
+    expect(f, "GET k", ROUTE_PINNED, OP_READ);
+    f.in_multi = true;
+    expect_refused(f, "SET k v", WHY_READONLY);
+    expect(f, "GET k", ROUTE_MULTI, OP_NEUTRAL);
+    f.in_multi = false;
+    f.gate = GATE_SHUT;
+    expect_refused(f, "GET k", WHY_LOADING);
+    expect_refused(f, "SET k v", WHY_LOADING);
+}
+
 static void refused_while_behind(void **state)
 {
     static const char *const writes[] = {"SET k v",   "SPOP s",    "EVAL x 0", "EVALSHA x 0",     "FCALL f 0",
@@ -368,6 +423,7 @@ int main(void)
         cmocka_unit_test(state_and_restricted_users_are_pinned),
         cmocka_unit_test(inside_multi_valkey_queues),
         cmocka_unit_test(subscribed_and_monitoring_allow_little),
+        cmocka_unit_test(reader_port_reads),
         cmocka_unit_test(refused_while_behind),
         cmocka_unit_test(writes_that_no_entry_can_hold),
         cmocka_unit_test(loading_while_valkey_is_away),
