@@ -134,6 +134,20 @@ def test_members_of_a_group(rig):
         assert "warning" not in out
 
 
+def test_a_witness(rig):
+    g = rig.group(witness=True)
+    witness = g["c"]
+    wait_until(witness.ready, 10, "the witness relays")
+    table = rows(g.ctl("members")[1])
+    assert table["c"]["ROLE"] == "log-only" and table["a"]["ROLE"] == table["b"]["ROLE"] == "voter"
+    code, out = g.ctl("status", at=witness)
+    assert code == 0 and "state       log-only, ready" in out and "Valkey      none" in out, out
+    code, out = g.ctl("snapshot", at=witness)
+    assert code == 1 and "has no Valkey" in out
+    code, out = g.ctl("transfer", "c")
+    assert g.leader() is not witness, out
+
+
 def test_transfer_by_ctl(rig):
     g = rig.group()
     before = g.leader()
