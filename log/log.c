@@ -184,6 +184,8 @@ void log_truncate(struct log *l, uint64_t index)
 
     if (index > l->committed)
         index = l->committed;
+    if (l->serve_from != 0 && index > l->serve_from)
+        index = l->serve_from;
     if (l->raft == NULL || index <= t->wanted || index <= l->kept.first)
         return;
     if (!consensus_compact(l->raft, l->committed, index) && !l->alone) /* nobody asks a lone node for what is gone */

@@ -55,6 +55,9 @@ struct log_events {
     /* A client of another node, relayed to us: the stream is the receiver's now. from: that node; extra: what it
      * said about the client (log_relay()). NULL: relays are refused. */
     void (*relayed)(void *arg, struct stream *s, const char *from, const void *extra, size_t n);
+    /* Our log was replaced by a snapshot of another member and what follows it: whoever reads it begins anew. */
+    void (*replaced)(void *arg);
+    void (*snapshot)(void *arg); /* a newer snapshot came from another member (log_fetch_newer(), or the first one) */
     void (*members)(void *arg); /* the group's composition, or what is known of a member, has changed */
 };
 
@@ -185,6 +188,8 @@ bool snapshot_write(struct snapshot_writer *w, const void *bytes, size_t n); /* 
 void snapshot_finish(struct snapshot_writer *w, const struct snapshot_mark *mark, void (*done)(void *arg, bool ok),
                      void *arg);
 void snapshot_abandon(struct snapshot_writer *w);
+/* If another member has a newer one than ours: fetch it, in the background. For a node whose Valkey is not to fork. */
+void log_fetch_newer(struct log *l);
 /* The newest valid snapshot: true, its mark, and its path in path[] (open it at once: a newer one removes it). false
  * if there is none. A sidecar that does not match its file is damage: failed() is called. */
 bool snapshot_newest(struct log *l, struct snapshot_mark *mark, char *path, size_t path_size);

@@ -5,7 +5,8 @@
  *   log_group.c    consensus' host: entries, messages, roles; what the owner is told, and in which order
  *   log_begin.c    opening: a log that is there, a new one, a member that joins
  *   log_peers.c    what is known of the other members; links, states, relays
- *   log_change.c   handing leadership over; members added, removed, replaced */
+ *   log_change.c   handing leadership over; members added, removed, replaced
+ *   log_fetch.c    snapshots from other members; log_serve.c: for them */
 #ifndef HF_LOG_INTERNAL_H
 #define HF_LOG_INTERNAL_H
 
@@ -101,6 +102,7 @@ struct transfer {
 struct note;   /* log.c */
 struct change; /* log_change.c */
 struct fetch;  /* log_fetch.c */
+struct serving; /* log_serve.c */
 
 struct log {
     struct loop *loop;
@@ -175,6 +177,8 @@ struct log {
     struct transfer transfer;
     struct change *change;
     struct fetch *fetch;
+    struct serving *servings;
+    uint64_t serve_from; /* somebody is being sent entries from here on: not to be truncated; 0 = nobody is */
     struct install install;
 };
 
@@ -221,9 +225,13 @@ void change_free(struct log *l);
 /* ---- log_fetch.c ---- */
 void fetch_wanted(struct log *l, uint64_t from, uint64_t last_index); /* consensus: our log is too far behind */
 void fetch_base(struct log *l, const struct record *r); /* a record with CONTROL_BASE came: get that snapshot */
-void fetch_serve(struct log *l, struct stream *s, const struct peer_hello *h);
 void fetch_tick(struct log *l);
 void fetch_installed(struct log *l); /* the install job is durable */
 void fetch_free(struct log *l);
+
+/* ---- log_serve.c ---- */
+void fetch_serve(struct log *l, struct stream *s, const struct peer_hello *h);
+void serve_tick(struct log *l);
+void serve_free(struct log *l);
 
 #endif

@@ -36,6 +36,14 @@ uint64_t hasher_value(const struct hasher *h)
     return XXH3_64bits_digest((const XXH3_state_t *)h);
 }
 
+/* XXH3's state is the same for both widths. */
+struct hash128 hasher_value128(const struct hasher *h)
+{
+    XXH128_hash_t value = XXH3_128bits_digest((const XXH3_state_t *)h);
+
+    return (struct hash128){value.low64, value.high64};
+}
+
 void hasher_free(struct hasher *h)
 {
     (void)XXH3_freeState((XXH3_state_t *)h);

@@ -12,11 +12,12 @@ struct hash128 {
 };
 struct hash128 hash128(const void *bytes, size_t n, uint64_t seed);
 
-/* The same hash64() with seed 0, of bytes that come in pieces. The result is the caller's: hasher_free(). */
+/* The same hash64() and hash128() with seed 0, of bytes that come in pieces. The result is the caller's: hasher_free(). */
 struct hasher;
 struct hasher *hasher_new(void);
 void hasher_add(struct hasher *h, const void *bytes, size_t n);
 uint64_t hasher_value(const struct hasher *h); /* of all added so far */
+struct hash128 hasher_value128(const struct hasher *h);
 void hasher_free(struct hasher *h);            /* NULL is fine */
 
 #endif
