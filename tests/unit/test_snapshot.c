@@ -37,8 +37,20 @@ static bool is_done(struct fixture *f)
 
 static struct snapshot_mark mark_of(uint64_t n)
 {
-    return (struct snapshot_mark){
-        .index = n, .effects = n + 1, .log_from = n + 2, .next_seq = n + 3, .taken_ms = n + 4};
+    struct snapshot_mark mark = {.index = n,
+                                 .effects = n + 1,
+                                 .log_from = n + 2,
+                                 .next_seq = n + 3,
+                                 .taken_ms = n + 4,
+                                 .offset = UINT64_MAX - n,
+                                 .db = (uint32_t)n % 16,
+                                 .mode = (int)(n % 4) - 1};
+
+    if (n % 2 == 0)
+        memset(mark.replid, 'a', sizeof mark.replid - 1); /* as long as can be */
+    if (n % 3 == 0)
+        memcpy(mark.run_id, "8371445ee75bc1b7e9a1dcfe5ab4d8a0e1f1f6aa", 40);
+    return mark;
 }
 
 /* Writes snapshot n: bytes made from n. Returns what done() was told. */
@@ -327,6 +339,33 @@ static void test_order(void **state)
     fixture_remove(&f);
 }
 
+/* What cannot be read back is not written. */
+static void test_a_mark_that_is_not_words(void **state)
+{
+    static const char *const bad[] = {"a b", "-", "a\nindex 7", "\xff"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct outcome o = {false, false};
+        struct snapshot_mark mark = mark_of(1);
+        struct snapshot_writer *w;
+        struct fixture f;
+
+        open_fresh(&f);
+        assert_true(take(&f, 1, SMALL));
+        w = snapshot_begin(f.log, f.why, sizeof f.why);
+        assert_non_null(w);
+        memcpy(i % 2 == 0 ? mark.replid : mark.run_id, bad[i], strlen(bad[i]) + 1);
+        snapshot_finish(w, &mark, on_done, &o);
+        f.arg = &o;
+        assert_true(fixture_wait(&f, is_done));
+        assert_false(o.ok || f.failed);
+        check_newest(&f, 1, SMALL);
+        assert_int_equal(files(&f), 2);
+        fixture_remove(&f);
+    }
+}
+
 /* The record of a snapshot is a commit: if that breaks, the process must end. */
 static void test_record_error_is_final(void **state)
 {
@@ -416,6 +455,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_replace),
+        cmocka_unit_test(test_a_mark_that_is_not_words),
         cmocka_unit_test(test_large_between_commits),
         cmocka_unit_test(test_abandon),
         cmocka_unit_test(test_close_while_finishing),
