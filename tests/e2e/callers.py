@@ -96,7 +96,7 @@ class Retrying(threading.Thread):
     def wait_for(self, count, seconds=20, what="writes are acknowledged"):
         """So many more acknowledged than now."""
         goal = len(self.acknowledged()) + count
-        wait_until(lambda: self.crash or len(self.acknowledged()) >= goal, seconds, f"{what}: {self.requests[-3:]}")
+        wait_until(lambda: self.crash or len(self.acknowledged()) >= goal, seconds, lambda: f"{what}: {self.requests[-3:]}")
         assert not self.crash, self.crash
 
     def next_acknowledged(self, after, seconds=20):
@@ -105,7 +105,7 @@ class Retrying(threading.Thread):
             assert not self.crash, self.crash
             return next((r for r in list(self.requests) if r.acknowledged and r.acknowledged > after and
                          (r.sent > after or r.attempts)), None)
-        return wait_until(found, seconds, f"the next acknowledged write: {self.requests[-3:]}", every=0.002).acknowledged - after
+        return wait_until(found, seconds, lambda: f"the next acknowledged write: {self.requests[-3:]}", every=0.002).acknowledged - after
 
     def longest(self, since, until):
         return max((r.acknowledged - r.sent for r in self.requests if r.acknowledged and r.acknowledged >= since and r.sent <= until),

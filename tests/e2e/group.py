@@ -316,7 +316,7 @@ class Group:
         fresh = [n for n in names if n not in self.certified]
         if not fresh:
             return
-        done = subprocess.run(["bash", os.environ.get("HF_CERTS") or str(TOP / "config" / "certs.sh"), str(self.dir / "certs"), self.cluster, *fresh],
+        done = subprocess.run(["bash", str(TOP / "config" / "certs.sh"), str(self.dir / "certs"), self.cluster, *fresh],
                               capture_output=True, text=True, timeout=60, cwd=TOP)
         assert done.returncode == 0, f"certs.sh: {done.stdout}{done.stderr}"
         self.certified.update(fresh)
@@ -412,7 +412,7 @@ class Group:
         return self[leading[0]] if len(leading) == 1 else None
 
     def leader(self, seconds=LEADER_S, besides=()):
-        return wait_until(lambda: self.leader_now(besides), seconds, f"a leader besides {besides}: {self.summary()}", every=0.02)
+        return wait_until(lambda: self.leader_now(besides), seconds, lambda: f"a leader besides {besides}: {self.summary()}", every=0.02)
 
     def followers(self):
         leader = self.leader()
@@ -462,7 +462,7 @@ class Group:
             if not mine or leader is None:
                 return False
             return mine.get("log_committed", -1) >= leader.look().get("log_committed", 1 << 62) - 50 and (m.log_only or m.serves_reads())
-        wait_until(joined, seconds, f"{m.name} has joined: {self.summary()}", every=0.05)
+        wait_until(joined, seconds, lambda: f"{m.name} has joined: {self.summary()}", every=0.05)
 
     def wait_equal(self, seconds=30):
         """All living logs end alike, and so do all Valkeys. Asked while nobody writes."""
@@ -524,7 +524,7 @@ class Group:
             def idle():
                 code, text = leader.http("/members")
                 return code == 200 and not json.loads(text).get("busy")
-            wait_until(idle, seconds, f"{what} {name} is done", every=0.1)
+            wait_until(idle, seconds, lambda: f"{what} {name} is done", every=0.1)
             text = json.loads(leader.http("/members")[1]).get("last", "")
             return True if text.endswith("done") else text
         return True if code == 200 else text

@@ -34,14 +34,15 @@ TROUBLE = re.compile(r"ERROR: \w+Sanitizer|SUMMARY: \w+Sanitizer|runtime error:|
 
 
 def wait_until(condition, seconds, what, every=0.01):
-    """Polls until condition() is true and returns its value; fails after the deadline (stretched on slow builds)."""
+    """Polls until condition() is true and returns its value; fails after the deadline (stretched on slow builds). what: text, or a
+    function that makes it then."""
     end = time.monotonic() + seconds * PATIENCE
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds * PATIENCE:.0f} s: {what}")
+            raise AssertionError(f"not within {seconds * PATIENCE:.0f} s: {what() if callable(what) else what}")
         time.sleep(every)
 
 

@@ -177,7 +177,7 @@ def test_transfer_to_a_named_node(rig):
         if m is not g.leader():
             code, text = g.transfer(to=m)
             assert code == 200, text
-            wait_until(lambda: g.leader_now() is m, 10, f"{m.name} leads")
+            wait_until(lambda: g.leader_now() is m, 10, lambda: f"{m.name} leads")
             g.wait_serving()
             wait_until(lambda: all(x.serves_reads() for x in g), 10, "all Valkeys are warm")
     code, text = g.leader().http("/transfer?to=nobody", "POST")
@@ -201,7 +201,8 @@ def test_sigterm_of_the_leader(rig):
         w.wait_for(50)
         w.finish()
     print(f"longest held: {max(other.longest(asked, asked + 5), own.longest(asked, asked + 5)) * 1000:.0f} ms")
-    assert not other.troubled() and not own.troubled(), (other.troubled()[:3], own.troubled()[:3])
+    assert not other.troubled(), other.troubled()[:3]
+    assert len(own.troubled()) <= 1, own.troubled()[:3]  # what it sent when its connection was closed
     g.restart(leader)
     g.wait_equal()
     with leader.client() as c:
@@ -392,7 +393,7 @@ def ends(m, seconds=20):
     """It ends by itself; (exit code, what it said)."""
     m.launch()
     m.end_expected = True
-    wait_until(lambda: not m.alive(), seconds, f"{m.name} ends: {m.text()[-1500:]}")
+    wait_until(lambda: not m.alive(), seconds, lambda: f"{m.name} ends: {m.text()[-1500:]}")
     return m.process.returncode, m.text()
 
 
@@ -407,41 +408,38 @@ def test_a_majority_in_one_zone_is_refused(rig):
     g.start()
     assert all("allow-single-az" in m.text().split("bye")[-1] for m in g), "it warns"
     with g.leader().client() as c:
-        assert info_fields(c("INFO", "durability")).get("holdfast_single_az") == "1"
+        assert info_fields(c("INFO", "durability")).get("holdfast_single_zone") == "1"
 
 
 @pytest.mark.parametrize("what", ["another CA", "another node's name", "another cluster"])
 def test_a_stranger_is_refused(rig, what):
-    g = rig.group(start=False)
+    g = rig.group()
     a, b, c = g
+    g.kill9_zone(c)
     if what == "another CA":
-        other = rig.group(start=False)
-        files = other.certificate("c")
+        files = rig.group(start=False).certificate("c")
     elif what == "another node's name":
         files = g.certificate("b")
     else:
-        other = rig.group(start=False, cluster="elsewhere")
+        files = rig.group(start=False, cluster="elsewhere").certificate("c")
         c.settings["cluster"] = "elsewhere"
-        files = other.certificate("c")
-    if what != "another cluster":
-        for setting, file in zip(("cert", "key", "ca-cert"), files):
-            if setting != "ca-cert":
-                c.settings[f"peer-tls-{setting}-file"] = file
-    else:
-        c.settings["peer-tls-cert-file"], c.settings["peer-tls-key-file"] = files[:2]
-    a.launch(), b.launch()
-    g.wait_serving(members=[a, b])
-    c.expect_trouble = True
-    c.launch()
-    wait_until(lambda: any("refus" in m.text().lower() or "certificate" in m.text().lower() for m in (a, b)) or not c.alive(), 15,
-               "somebody says why")
-    for m in (a, b):
-        print(m.text()[-800:])
-    assert c.look().get("leader", "") in ("", None) or not c.alive(), "it learns nothing"
+    c.settings["peer-tls-cert-file"], c.settings["peer-tls-key-file"] = files[:2]  # the CA that it trusts is ours
+    said = {m.name: len(m.text()) for m in g}
+    c.end_expected = c.expect_trouble = True
+    g.restart(c, wait=False)
+    c.end_expected = True
+    words = ("certificate", "refused", "cluster", "name")
+
+    def told(m):
+        return [line for line in m.text()[said[m.name]:].splitlines() if " # " in line and "Connection refused" not in line and
+                any(w in line for w in words)]
+    wait_until(lambda: told(a) and told(b), 15, "both say why")
+    print("\n".join(told(a)[:3] + told(c)[:3]))
+    assert c.look().get("leader", "") == "", "it learns nothing"
+    by_name = {m["name"]: m for m in a.look()["members"]}
+    assert by_name["c"]["state"] == "down"
     with a.client() as client:
         assert client("SET", "k", 1) == b"OK"
-    by_name = {m["name"]: m for m in g.leader().look()["members"]}
-    assert by_name["c"]["state"] == "down"
 
 
 # ---- coming back ----

@@ -320,7 +320,7 @@ class Scene:
     def round(self, n, fault):
         began = time.monotonic()
         groups = self.begin(f"r{n}", ttl=fault not in TELLS_WRONG_TIME)
-        wait_until(lambda: answered(groups) > 200, 30, f"the load runs: {self.g.summary()}")
+        wait_until(lambda: answered(groups) > 200, 30, lambda: f"the load runs: {self.g.summary()}")
         time.sleep(self.r.random() * 0.4)
         print(f"round {n}: {fault.__name__}", end="", flush=True)
         end = fault(self.g, self.r)
@@ -332,7 +332,7 @@ class Scene:
         before = answered(groups)
         try:
             self.g.wait_serving(40)
-            wait_until(lambda: answered(groups) > before + 100, 40, f"the load runs again: {self.g.summary()}")
+            wait_until(lambda: answered(groups) > before + 100, 40, lambda: f"the load runs again: {self.g.summary()}")
             again = time.monotonic() - healed
         finally:
             finish(groups)
@@ -440,7 +440,7 @@ def test_acknowledged_means_on_disk(rig):
         n3.disk.set("")
         g.resume(n1)
         g.restart(n3, wait=False)
-        wait_until(lambda: g.leader_now() in (n1, n3), 20, f"n1 or n3 leads: {g.summary()}")
+        wait_until(lambda: g.leader_now() in (n1, n3), 20, lambda: f"n1 or n3 leads: {g.summary()}")
         writer.wait_for(50)
         print(f"{dropped} unsynced writes dropped; {g.leader().name} of {n1.name}, {n3.name} leads")
         g.resume(n2)
@@ -551,7 +551,7 @@ def test_async_partition_of_the_leader(rig):
         else:
             time.sleep(r.random() * LAG_MAX_S / 2)
         g.net.heal()
-        wait_until(lambda: leader.look().get("role") == "follower", 15, f"the old one follows: {g.summary()}")
+        wait_until(lambda: leader.look().get("role") == "follower", 15, lambda: f"the old one follows: {g.summary()}")
         g.wait_serving()
         old.wait_for(20), new.wait_for(20)
         for t in (old, new, reads):
