@@ -57,7 +57,7 @@ bool member_parse(const char *text, struct member *out, char *why, size_t why_si
     out->role = MEMBER_VOTER;
     if (strlen(text) >= sizeof copy)
         return no(why, why_size, "a member is NAME ZONE HOST:PORT [log-only], and shorter than this");
-    strcpy(copy, text);
+    snprintf(copy, sizeof copy, "%s", text);
     for (int i = 0; i < 4; i++)
         word[i] = strtok_r(i == 0 ? copy : NULL, " \t", &rest);
     extra = word[3] != NULL ? strtok_r(NULL, " \t", &rest) : NULL;
@@ -69,9 +69,9 @@ bool member_parse(const char *text, struct member *out, char *why, size_t why_si
         return no(why, why_size, "a member's address is HOST:PORT, as in 10.0.0.1:7400 or [::1]:7400");
     if (word[3] != NULL && strcmp(word[3], "log-only") != 0)
         return no(why, why_size, "all that may follow a member's address is 'log-only'");
-    strcpy(out->name, word[0]);
-    strcpy(out->zone, word[1]);
-    strcpy(out->address, word[2]);
+    snprintf(out->name, sizeof out->name, "%s", word[0]);
+    snprintf(out->zone, sizeof out->zone, "%s", word[1]);
+    snprintf(out->address, sizeof out->address, "%s", word[2]);
     out->log_only = word[3] != NULL;
     return true;
 }
