@@ -80,8 +80,7 @@ static bool start_stored(struct log *l, struct store_hard hard, char *why)
         return false;
     }
     if (b->index > 0)
-        s.base = (struct consensus_base){
-            b->index, b->term, b->change_index, buf_head(&b->change), b->change.len};
+        s.base = (struct consensus_base){b->index, b->term, b->change_index, buf_head(&b->change), b->change.len};
     s.entries = g.entries;
     s.count = g.count;
     if (l->alone)

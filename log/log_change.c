@@ -108,8 +108,8 @@ void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
         done(arg, false, why);
         return;
     }
-    l->transfer = (struct transfer){
-        .active = true, .deadline_ms = clock_mono_ms() + timeout_ms, .done = done, .arg = arg};
+    l->transfer =
+        (struct transfer){.active = true, .deadline_ms = clock_mono_ms() + timeout_ms, .done = done, .arg = arg};
     (void)snprintf(l->transfer.name, sizeof l->transfer.name, "%s", name != NULL ? name : "");
     group_after(l);
 }
@@ -136,8 +136,10 @@ static void change_end(struct log *l, bool ok, const char *why)
 
     l->change = NULL;
     diag_log(l->diag, ok ? DIAG_NOTICE : DIAG_WARNING, "Members: %s %s%s%s",
-             c->what == LOG_ADD ? "add" : c->what == LOG_REMOVE ? "remove" : "replace", c->name, ok ? ": done" : ": ",
-             ok ? "" : why);
+             c->what == LOG_ADD      ? "add"
+             : c->what == LOG_REMOVE ? "remove"
+                                     : "replace",
+             c->name, ok ? ": done" : ": ", ok ? "" : why);
     if (c->done != NULL)
         c->done(c->arg, ok, why);
     free(c);

@@ -1,12 +1,10 @@
 /* Snapshots from other members: the receiving end.
  *
  *   why                     from whom                 what                      then
- *   our log is too far      the leader                RDB + entries             both replace our log (consensus_install)
- *   behind (Raft says so)
- *   an entry names the      the leader                RDB                       the entry counts as durable
- *   data to begin with
- *   ours is old, and our    the member with the       RDB                       the log can be truncated behind it
- *   Valkey is not to fork   newest one
+ *   our log is too far      the leader                RDB + entries             both replace our log
+ * (consensus_install) behind (Raft says so) an entry names the      the leader                RDB the entry counts as
+ * durable data to begin with ours is old, and our    the member with the       RDB                       the log can
+ * be truncated behind it Valkey is not to fork   newest one
  *
  *   DIALLING ─▶ ASKED ─▶ FILE (GET/DATA, one piece under way) ─▶ ENTRIES ─▶ CHECKING ─▶ INSTALLING or FINISHING
  *
@@ -165,8 +163,7 @@ static bool on_record(struct fetch *f, struct cursor *c)
     struct buf bytes = {0};
     struct entry_view e;
 
-    if (f->count == RECORDS_MAX ||
-        entry_open(c->at, c->left, f->first + f->count, f->running, &e) != ENTRY_OK)
+    if (f->count == RECORDS_MAX || entry_open(c->at, c->left, f->first + f->count, f->running, &e) != ENTRY_OK)
         return false;
     if (f->count == f->cap) {
         f->cap = f->cap ? 2 * f->cap : 64;
@@ -293,10 +290,10 @@ static void on_finished(void *arg, bool ok)
 static void install(struct fetch *f, struct store_snapshot record)
 {
     struct log *l = f->log;
-    struct consensus_base base = {
-        f->base_index, f->base_term, f->change_index, buf_head(&f->change), f->change.len};
+    struct consensus_base base = {f->base_index, f->base_term, f->change_index, buf_head(&f->change), f->change.len};
 
-    l->install.base = (struct store_base){.index = f->base_index, .term = f->base_term, .change_index = f->change_index};
+    l->install.base =
+        (struct store_base){.index = f->base_index, .term = f->base_term, .change_index = f->change_index};
     buf_append(&l->install.base.change, buf_head(&f->change), f->change.len);
     l->install.store = (struct store_install){.first = f->first,
                                               .before = f->before,
@@ -398,6 +395,7 @@ void fetch_wanted(struct log *l, uint64_t from, uint64_t last_index)
 {
     (void)last_index;
     fetch_of(l)->behind_from = from;
+    loop_timer_once(l->state_timer, 0);
 }
 
 void fetch_base(struct log *l, const struct record *r)
@@ -413,6 +411,7 @@ void fetch_base(struct log *l, const struct record *r)
         if (v.kind == FRAME_CONTROL && v.control == CONTROL_BASE)
             f->base_index_wanted = cursor_varint(&v.body);
     f->base_from = l->raft_leader;
+    loop_timer_once(l->state_timer, 0); /* not from inside of consensus */
     if (snapshot_newest(l, &mark, path, sizeof path) && mark.index >= f->base_index_wanted) {
         f->base_from = 0; /* it is here already */
         l->base_wait = 0;

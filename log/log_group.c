@@ -62,8 +62,8 @@ static void append_foreign(struct log *l, const struct consensus_entry *e)
 {
     struct entry_view view;
     char why[LOG_WHY_BYTES];
-    enum entry_error error = entry_open(buf_head(&e->record->bytes), e->record->bytes.len, e->index,
-                                        tail_running(l->tail), &view);
+    enum entry_error error =
+        entry_open(buf_head(&e->record->bytes), e->record->bytes.len, e->index, tail_running(l->tail), &view);
 
     l->foreign = true;
     if (error != ENTRY_OK) {
@@ -326,8 +326,7 @@ static void tell_lead(struct log *l)
         return;
     consensus_campaign_first(l->raft, false);
     diag_log(l->diag, DIAG_NOTICE, "This node leads in term %llu from entry %llu on%s",
-             (unsigned long long)l->raft_term, (unsigned long long)l->open_index,
-             same ? ", as it did before" : "");
+             (unsigned long long)l->raft_term, (unsigned long long)l->open_index, same ? ", as it did before" : "");
     if (l->events->lead != NULL)
         l->events->lead(l->arg, same, l->open_index);
 }
@@ -369,8 +368,9 @@ static void tell_follow(struct log *l)
     l->role = LOG_FOLLOWS;
     l->led = l->foreign = false;
     (void)snprintf(l->leader, sizeof l->leader, "%s", l->raft_leader == l->self.id ? "" : leader_name(l));
-    diag_log(l->diag, DIAG_NOTICE, l->leader[0] ? "Node %s leads in term %llu%s" : "%sNo leader is known in term %llu%s",
-             l->leader, (unsigned long long)l->raft_term, stepped_down ? ": this node steps down" : "");
+    diag_log(l->diag, DIAG_NOTICE,
+             l->leader[0] ? "Node %s leads in term %llu%s" : "%sNo leader is known in term %llu%s", l->leader,
+             (unsigned long long)l->raft_term, stepped_down ? ": this node steps down" : "");
     if (l->events->follow != NULL)
         l->events->follow(l->arg, l->leader);
     if (stepped_down)

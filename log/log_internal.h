@@ -99,9 +99,9 @@ struct transfer {
     void *arg;
 };
 
-struct note;   /* log.c */
-struct change; /* log_change.c */
-struct fetch;  /* log_fetch.c */
+struct note;    /* log.c */
+struct change;  /* log_change.c */
+struct fetch;   /* log_fetch.c */
 struct serving; /* log_serve.c */
 
 struct log {
@@ -121,7 +121,7 @@ struct log {
     bool told_stalled;
     struct store_state kept; /* on disk, as of the last job reported */
     struct tail *tail;
-    uint64_t handed; /* entries up to here are on disk or with the writer */
+    uint64_t handed;             /* entries up to here are on disk or with the writer */
     bool hard_wanted, hard_owed; /* owed: there was no room even for that */
     unsigned hard_calls;         /* how often consensus asked for it: it is told as often */
     bool full; /* the last write met a full disk: until the next try only a term or vote is written */
@@ -169,7 +169,7 @@ struct log {
     bool begun;
     struct peer_hello begin_wanted; /* before we have begun: the last hello, looked at on the next turn ... */
     struct buf begin_change;        /* ... with its configuration */
-    struct buf first_change; /* of the log's first entry, for HELLOs; empty: not known any more */
+    struct buf first_change;        /* of the log's first entry, for HELLOs; empty: not known any more */
     struct known known[LOG_KNOWN_MAX];
     size_t known_count;
     struct peer_state told; /* what log_tell() said */
@@ -193,7 +193,7 @@ void write_more(struct log *l); /* starts a job if none is out and there is some
 void write_retry(struct log *l);
 void write_cut(struct log *l, uint64_t index);
 void write_hard(struct log *l, uint64_t term, uint64_t vote);
-bool write_now(struct log *l); /* before there is a writer thread: everything, at once; false: failed or full */
+bool write_now(struct log *l);       /* before there is a writer thread: everything, at once; false: failed or full */
 void write_base_here(struct log *l); /* what base_wait waited for is durable */
 void write_drop(struct log *l);      /* gives back what the job holds; the writer has ended */
 

@@ -63,10 +63,8 @@ static bool write_run(struct writer_job *w)
 {
     struct write_job *j = (struct write_job *)w;
     struct log *l = j->log;
-    struct store_write what = {.hard = j->hard ? &j->hard_state : NULL,
-                               .cut_from = j->cut_from,
-                               .records = j->records,
-                               .count = j->count};
+    struct store_write what = {
+        .hard = j->hard ? &j->hard_state : NULL, .cut_from = j->cut_from, .records = j->records, .count = j->count};
     uint64_t from_us = clock_mono_us(), took_us;
 
     j->result =

@@ -13,7 +13,7 @@
 #include "proxy/resp.h"
 
 enum {
-    LEAVE_MS = 3000, /* for handing leadership over before the end */
+    LEAVE_MS = 3000,       /* for handing leadership over before the end */
     PENDING_LOG_SHARE = 8, /* what waits to be committed takes at most this part of log-size-max */
     ROOM_LOG_SHARE = 4     /* writes are refused when less than this part of it is left */
 };

@@ -2,10 +2,10 @@
  *
  *   log says            here
  *   lead                our Valkey is to be the primary; once it is attached, the worker opens
- *   lost                detached: Valkey, tap and lanes go on, sync clients are refused, async ones until the lag says
- *                       otherwise; what sync clients wait for is answered UNCERTAIN
- *   lead, same          as if nothing had happened; the open batch, which has grown meanwhile, is logged now
- *   follow              what was not committed is void: step down, our Valkey becomes a fed replica
+ *   lost                detached: Valkey, tap and lanes go on, sync clients are refused, async ones until the lag
+ * says otherwise; what sync clients wait for is answered UNCERTAIN lead, same          as if nothing had happened;
+ * the open batch, which has grown meanwhile, is logged now follow              what was not committed is void: step
+ * down, our Valkey becomes a fed replica
  *
  * Reads of sync clients, and captured writes that may only have read, are answered under the lease: their op carries
  * when its reply was in our hands; if the lease has run out since, it waits for a proof that we led later than that.
@@ -22,12 +22,13 @@
 #include "proxy/resp.h"
 
 enum {
-    HOLD_MS_MAX = 60,         /* of a planned hand-over: what is under way may end */
-    AWAY_MS = 3000,           /* for handing over because our Valkey is gone, or because we have none */
-    GONE_MS = 100,            /* our Valkey has not answered for so long ... */
-    GONE_MS_MAX = 1000,       /* ... or answers, and has not been attached again */
+    HOLD_MS_MAX = 60,   /* of a planned hand-over: what is under way may end */
+    AWAY_MS = 3000,     /* for handing over because our Valkey is gone, or because we have none */
+    GONE_MS = 100,      /* our Valkey has not answered for so long ... */
+    GONE_MS_MAX = 1000, /* ... or answers, and has not been attached again */
     COMPLAIN_MS = 10000,
-    BEGIN_ENTRIES_MAX = 64,   /* a log longer than that has certainly begun */
+    SNAPSHOTS_MS = 500,
+    BEGIN_ENTRIES_MAX = 64, /* a log longer than that has certainly begun */
     WALK_BYTES = 1024 * 1024
 };
 
@@ -145,8 +146,9 @@ static bool may_begin(struct core *c)
     if (full == 0)
         return true;
     if (full > 1 || (ours > 0 && !c->witness))
-        complain(c, "THE LOG CANNOT BEGIN: more than one member's Valkey holds data. Empty all but the one whose data "
-                    "are to be kept");
+        complain(c,
+                 "THE LOG CANNOT BEGIN: more than one member's Valkey holds data. Empty all but the one whose data "
+                 "are to be kept");
     else
         go_away(c, other, "its Valkey holds the data to begin with");
     return false;
@@ -261,8 +263,27 @@ static void on_members(void *arg)
     (void)arg; /* looked at when somebody asks */
 }
 
+/* The node has read what is not there any more. */
+static void on_replaced(void *arg)
+{
+    struct core *c = arg;
+
+    node_play(c->node, NODE_UNDECIDED);
+    if (log_role(c->log) == LOG_FOLLOWS)
+        node_play(c->node, NODE_FOLLOWS);
+}
+
+static void on_snapshot(void *arg)
+{
+    struct core *c = arg;
+
+    node_snapshot_came(c->node);
+}
+
 void core_group_events(struct log_events *e)
 {
+    e->replaced = on_replaced;
+    e->snapshot = on_snapshot;
     e->lead = on_lead;
     e->lost = on_lost;
     e->follow = on_follow;
@@ -339,8 +360,10 @@ void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_do
     struct hand_over *h = &c->hand_over;
 
     if (log_alone(c->log) || !c->leads || h->phase != HAND_NONE) {
-        done(arg, false, log_alone(c->log) ? "this node is alone" : c->leads ? "a hand-over is under way"
-                                                                            : "this node does not lead");
+        done(arg, false,
+             log_alone(c->log) ? "this node is alone"
+             : c->leads        ? "a hand-over is under way"
+                               : "this node does not lead");
         return;
     }
     *h = (struct hand_over){.phase = HAND_HOLDING, .done = done, .arg = arg};
@@ -397,14 +420,38 @@ void core_group_turn(struct core *c)
     hand_turn(c);
 }
 
+/* The leader's Valkey does not fork while another one can: its snapshots come from there. */
+static void snapshots(struct core *c)
+{
+    struct log_member_status m[MEMBERS_MAX];
+    size_t n;
+    bool others = false;
+
+    if (!c->leads && !c->witness)
+        return;
+    n = log_members(c->log, m, MEMBERS_MAX);
+    for (size_t i = 0; i < n; i++)
+        others = others || (!m[i].self && m[i].connected && m[i].state.fed_index > 0);
+    node_snapshots(c->node, !others);
+    if (node_wants_snapshot(c->node))
+        log_fetch_newer(c->log);
+}
+
 void core_group_tick(struct core *c)
 {
     const struct node_figures *f = node_figures(c->node);
 
     if (log_alone(c->log))
         return;
-    log_tell(c->log, c->attached ? log_committed(c->log) : node_warm(c->node) ? f->fed_index : 0,
+    log_tell(c->log,
+             c->attached          ? log_committed(c->log)
+             : node_warm(c->node) ? f->fed_index
+                                  : 0,
              c->witness ? 0 : f->valkey_keys);
+    if (loop_now_ms(c->loop) >= c->snapshots_ms) {
+        c->snapshots_ms = loop_now_ms(c->loop) + SNAPSHOTS_MS;
+        snapshots(c);
+    }
     if (c->lost && c->attached) { /* nothing that waits for a commit will see it soon */
         core_facts(c);
         seq_expire(c->seq, loop_now_us(c->loop) + 1);

@@ -103,6 +103,8 @@ void node_snapshot(struct node *n);
 /* Whether a leader's node takes snapshots by itself, as the log grows (true at first). A follower's does in any case.
  */
 void node_snapshots(struct node *n, bool by_itself);
+bool node_wants_snapshot(const struct node *n); /* more log lies behind the newest one than snapshot-log-bytes */
+void node_snapshot_came(struct node *n);        /* one of another member is the newest now: truncates behind it */
 /* CLIENT KILL ID on the control connection; done() with ok = Valkey answered (or says there is no such client). Not
  * called after detached(). */
 void node_kill_client(struct node *n, uint64_t client_id, void (*done)(void *arg, uint64_t client_id, bool ok),

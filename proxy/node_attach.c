@@ -203,6 +203,13 @@ void node_adopted(struct node *n, bool ok)
     }
     n->joined.db = 0;
     n->joined.offset = n->offset;
+    if (!log_alone(n->log)) { /* a member has this entry only when it has the data, too */
+        struct buf body = {0};
+
+        buf_varint(&body, n->snapshot.mark.index);
+        frame_control(log_batch(n->log), CONTROL_BASE, buf_head(&body), body.len);
+        buf_free(&body);
+    }
     node_after(n, node_append_attach(n, n->offset, n->replid, n->valkey.run_id, false), node_hand_over);
 }
 

@@ -352,6 +352,27 @@ void node_snapshot_tick(struct node *n, uint64_t now_ms)
         node_snapshot(n);
 }
 
+bool node_wants_snapshot(const struct node *n)
+{
+    return bytes_behind(n) > behind_max(n);
+}
+
+/* Its mark says what a reminder would. */
+void node_snapshot_came(struct node *n)
+{
+    struct snapshot_mark mark;
+    char path[4096];
+
+    if (!snapshot_newest(n->log, &mark, path, sizeof path))
+        return;
+    n->figures.snapshot_index = mark.index;
+    n->figures.snapshot_bytes = mark.rdb_bytes;
+    n->figures.snapshot_unix_ms = mark.taken_ms;
+    log_truncate(n->log, n->checkpoints != NULL
+                             ? least(cut_before(n, mark.log_from), checkpoints_log_from(n->checkpoints))
+                             : cut_before(n, mark.log_from));
+}
+
 void node_snapshots(struct node *n, bool by_itself)
 {
     n->snapshots_by_itself = by_itself;

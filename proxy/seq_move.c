@@ -1,8 +1,8 @@
 /* When indexes are not what they seemed: the open entry moves, or all that was not committed is void.
  *
- * A node that lost its quorum and leads again finds that the barrier of its new term has taken the index that its open
- * batch had been promised. Nothing else can have: nobody else led. So whatever is noted for the open entry, and that
- * entry is the newest of all, gets the new number. */
+ * A node that lost its quorum and leads again finds that the barrier of its new term has taken the index that its
+ * open batch had been promised. Nothing else can have: nobody else led. So whatever is noted for the open entry, and
+ * that entry is the newest of all, gets the new number. */
 #include "proxy/seq_internal.h"
 
 struct move {
