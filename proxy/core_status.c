@@ -127,12 +127,17 @@ static void group_part(struct core *c, struct status *s)
     s->single_zone = single_zone(members, s->member_count);
 }
 
-/* A follower is ready when what it relays arrives: the leader is known, and there is a link to it. */
-static bool reaches_leader(const struct status *s)
+/* A leader is ready when it accepts writes; a follower, when what it relays arrives: the leader is known, and there is
+ * a link to it. */
+static bool is_ready(const struct core *c, const struct status *s)
 {
+    if (c->drained != NULL)
+        return false;
+    if (log_role(c->log) != LOG_FOLLOWS)
+        return c->worker_open && !s->refusing_writes;
     for (size_t i = 0; i < s->member_count; i++)
         if (s->members[i].leader && s->members[i].connected)
-            return strcmp(s->role, "follower") == 0;
+            return true;
     return false;
 }
 
@@ -162,5 +167,5 @@ void core_status(struct core *c, struct status *s)
     log_part(c, s);
     node_part(c, s);
     group_part(c, s);
-    s->ready = c->drained == NULL && ((c->worker_open && !s->refusing_writes) || reaches_leader(s));
+    s->ready = is_ready(c, s);
 }

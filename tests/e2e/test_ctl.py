@@ -12,6 +12,7 @@ import pytest
 
 from group import Member
 from harness import PATIENCE, TOP, Client, Closed, binary, free_port, wait_until
+from resp import info_fields
 
 
 def ctl(*words, admin=None, seconds=60):
@@ -132,6 +133,46 @@ def test_members_of_a_group(rig):
         assert code == 0 and f"node        {m.name} in {m.zone} of {g.cluster}" in out, out
         assert ("role        leader" if m is leader else f"role        follower of {leader.name}") in out
         assert "warning" not in out
+
+
+def test_members_in_info_and_metrics(rig):
+    g = rig.group()
+    leader = g.leader()
+    with leader.client() as c:
+        c("SET", "k", "v")
+    for m in g:
+        with m.reader() as c:
+            info = info_fields(c("INFO", "durability"))
+        lines = [dict(pair.split("=", 1) for pair in info[f"holdfast_member{i}"].split(",")) for i in range(3)]
+        by_name = {line["name"]: line for line in lines}
+        assert info["holdfast_role"] == ("leader" if m is leader else "follower") and info["holdfast_leader"] == leader.name
+        assert {n: line["zone"] for n, line in by_name.items()} == {x.name: x.zone for x in g}
+        assert by_name[m.name]["state"] == "self" and by_name[leader.name]["leader"] == "1"
+        assert all(line["state"] == "online" for n, line in by_name.items() if n != m.name)
+        text = m.http("/metrics")[1]
+        for other in g.others(m):
+            assert f'holdfast_peer_up{{peer="{other.name}",zone="{other.zone}"}} 1\n' in text
+        assert f'holdfast_peer_up{{peer="{m.name}"' not in text
+    down = g.followers()[0]
+    g.kill9_zone(down)
+    wait_until(lambda: f'holdfast_peer_up{{peer="{down.name}",zone="{down.zone}"}} 0\n' in leader.http("/metrics")[1], 10, "down is seen")
+    assert rows(g.ctl("members")[1])[down.name]["STATE"] == "down"
+    assert g.ctl("members", at=leader)[0] == 0
+
+
+def test_a_follower_without_a_leader_is_not_ready(rig):
+    g = rig.group()
+    follower = g.followers()[0]
+    assert follower.http("/readyz")[0] == 200
+    for m in g.others(follower):
+        m.kill9()
+    wait_until(lambda: follower.http("/readyz")[0] == 503, 10, "it is not ready any more")
+    why = follower.http("/readyz")[1]
+    assert "no leader is known" in why or "no link to the leader" in why, why
+    code, out = g.ctl("status", at=follower)
+    assert code == 0 and "not ready: " in out, out
+    code, out = g.ctl("transfer", at=follower)
+    assert code == 1 and ("no leader is known" in out or "ask the leader" in out), out
 
 
 def test_a_witness(rig):
