@@ -127,8 +127,8 @@ static void group_part(struct core *c, struct status *s)
     s->single_zone = single_zone(members, s->member_count);
 }
 
-/* A leader is ready when it accepts writes; a follower, when what it relays arrives: the leader is known, and there is
- * a link to it. */
+/* A leader is ready when it accepts writes; a follower, when what it relays arrives: the leader is known, and there
+ * is a link to it. */
 static bool is_ready(const struct core *c, const struct status *s)
 {
     if (c->drained != NULL)
