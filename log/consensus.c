@@ -9,13 +9,15 @@
  *
  * Payloads never go to libraft: it owns only a token of one byte per call (it passes `batch` back, or frees it) and
  * reads only the bytes of CHANGEs. Its defects are answered by the ten guards, each at its place in capitals (WINDOW
- * and INSTALL in consensus_group.c). Five more rules are ours:
+ * and INSTALL in consensus_group.c). Six more rules are ours:
  *   - DISRUPT. A vote request may disrupt a leader only in the round that the leader itself asked for. libraft goes
  *     on disrupting in later rounds, when somebody else may lead already, and have a lease.
  *   - ONE TERM, ONE LEADER. libraft lets a sole voter lead without a new term. After a crash that could put a second
  *     entry at an index and term that a standby has seen already: so the term is raised before it starts.
  *   - ONE CUT at a time: a second one waits (its message is dropped) until the first is durable, since otherwise
  *     "(10, term 2) is durable" could mean an entry 10 that was cut, and has come back, but not yet to the disk.
+ *   - TERM. libraft refuses a pre-vote of an older term in that same term. So a candidate with the better log never
+ *     learns that its term is too low, while those who know the term have too little to win.
  *   - PROMOTED. libraft refuses its vote as long as it does not know that it has one: a standby that was promoted,
  * but has not got the CHANGE yet. If the others need it, that would be for ever. Who asks counts it as a voter; and
  *     whom to vote for depends on logs and terms, not on one's own configuration (Ongaro 4.1).
@@ -157,6 +159,8 @@ static void send_message(struct consensus *c, const struct raft_message *rm)
         mend_result(c, got, &m);
     if (m.kind == PEER_VOTE_REQUEST && (got == NULL || got->kind != PEER_TIMEOUT_NOW))
         m.vote_request.disrupt_leader = false; /* DISRUPT */
+    if (m.kind == PEER_VOTE && m.vote.pre_vote && !m.vote.granted && m.term < c->raft.current_term)
+        m.term = c->raft.current_term; /* TERM */
     if (m.kind == PEER_INSTALL)
         peer_of(c, m.peer)->agrees = false;
     post(c, &m);

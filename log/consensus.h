@@ -119,10 +119,10 @@ uint64_t consensus_committed_change(const struct consensus *c, struct buf *out);
 /* The bytes of a configuration, for the first entry of a new group. */
 void consensus_encode(const struct members *m, struct buf *out);
 bool consensus_decode(const void *bytes, size_t n, struct members *out); /* bounds checked */
-/* Leader: one member added (at the end), removed, or its role changed, against the configuration in force: same order
- * otherwise. BUSY: a change or a transfer is under way, nothing of this term is committed yet, or who is to
- * be a voter has not even heard that it is a standby. REFUSED also for
- * two members of one text, and for a leader that would be no voter any more: it hands over first. */
+/* Leader: one member added (at the end), removed, or promoted to voter, against the configuration in force: same
+ * order otherwise. BUSY: a change or a transfer is under way, nothing of this term is committed yet, or who is to be
+ * a voter has not even heard that it is a standby. REFUSED also for a demotion (remove it, and add it again), for two
+ * members of one text, and for a leader that would be no voter any more: it hands over first. */
 enum consensus_answer consensus_change(struct consensus *c, const struct members *to);
 /* Leader: hand over to id, which must have everything (match == last; else BUSY). The lease ends at once and for good
  * in this term. */

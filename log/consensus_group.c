@@ -51,8 +51,10 @@ void open_term(struct consensus *c)
         submit_entry(c, &e);
 }
 
-/* One member appended, removed, or its role changed; all else, and the order, the same (T14: libraft checks nothing,
- * and would give a new member the progress of the one whose place it takes). */
+/* One member appended, removed, or promoted; all else, and the order, the same (T14: libraft checks nothing, and
+ * would give a new member the progress of the one whose place it takes). None is demoted: if it alone got that
+ * CHANGE, and then the leader is gone, it would not stand for election, and not vote either for those whose log is
+ * shorter. Who is removed is not even sent the CHANGE. */
 static bool is_one_change(const struct members *from, const struct members *to)
 {
     size_t differ = 0, i = 0, j = 0;
@@ -66,9 +68,8 @@ static bool is_one_change(const struct members *from, const struct members *to)
             continue;
         }
         differ += a.role != b.role;
-        a.role = b.role;
-        if (strcmp(a.name, b.name) != 0 || strcmp(a.zone, b.zone) != 0 || strcmp(a.address, b.address) != 0 ||
-            a.log_only != b.log_only)
+        if (b.role < a.role || strcmp(a.name, b.name) != 0 || strcmp(a.zone, b.zone) != 0 ||
+            strcmp(a.address, b.address) != 0 || a.log_only != b.log_only)
             return false;
         i++;
         j++;

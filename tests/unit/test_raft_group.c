@@ -41,6 +41,9 @@ static void changes(void **state)
     m = three;
     m.at[0].role = MEMBER_STANDBY; /* itself */
     assert_int_equal(consensus_change(o->c, &m), CONSENSUS_REFUSED);
+    m = three;
+    m.at[2].role = MEMBER_STANDBY; /* a demotion */
+    assert_int_equal(consensus_change(o->c, &m), CONSENSUS_REFUSED);
     m = four;
     strcpy(m.at[3].name, m.at[2].name); /* the same text twice */
     strcpy(m.at[3].zone, m.at[2].zone);
@@ -160,6 +163,27 @@ static void hostile(void **state)
     assert_int_equal(o->failures, 0);
     one_append(o, 1, 2, 3, 1, 1, NULL, 0); /* against what is committed? no: 3 is not */
     assert_int_equal(o->failures, 0);
+    one_free(o);
+}
+
+/* Who asks in too low a term is told the term. */
+static void terms(void **state)
+{
+    struct one *o = one_simple(2, 3, 9, 5);
+    struct peer_message m = {.kind = PEER_VOTE_REQUEST, .peer = 3, .term = 5};
+
+    (void)state;
+    m.vote_request.pre_vote = true;
+    m.vote_request.last_index = 1000;
+    m.vote_request.last_term = 4;
+    consensus_receive(o->c, &m, NULL);
+    assert_false(one_sent(o, PEER_VOTE, 3, 0)->vote.granted);
+    assert_int_equal(one_sent(o, PEER_VOTE, 3, 0)->term, 9);
+    one_run_to_campaign(o);
+    m = (struct peer_message){.kind = PEER_VOTE, .peer = 3, .term = 20};
+    m.vote.pre_vote = true;
+    consensus_receive(o->c, &m, NULL);
+    assert_int_equal(consensus_term(o->c), 20);
     one_free(o);
 }
 
@@ -287,9 +311,9 @@ static void compacts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(changes),   cmocka_unit_test(alone),    cmocka_unit_test(strangers),
-        cmocka_unit_test(hostile),   cmocka_unit_test(promoted), cmocka_unit_test(one_cut),
-        cmocka_unit_test(snapshots), cmocka_unit_test(compacts),
+        cmocka_unit_test(changes), cmocka_unit_test(alone),     cmocka_unit_test(strangers),
+        cmocka_unit_test(hostile), cmocka_unit_test(terms),     cmocka_unit_test(promoted),
+        cmocka_unit_test(one_cut), cmocka_unit_test(snapshots), cmocka_unit_test(compacts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
