@@ -65,6 +65,7 @@ struct peers *peers_new(struct loop *l, const struct diag *d, const struct peers
     if (getrandom(&p->random, sizeof p->random, 0) != (ssize_t)sizeof p->random)
         p->random = clock_mono_us();
     p->random |= 1;
+    p->resolver = resolver_new(l);
     p->check = loop_timer_new(l, on_check, p);
     loop_timer_every(p->check, PEER_CHECK_MS);
     p->listener = listener_new(p, s->listen, why, why_size);
@@ -92,6 +93,7 @@ void peers_free(struct peers *p)
     while (p->dials != NULL)
         peer_dial_cancel(p->dials);
     listener_free(p->listener);
+    resolver_free(p->resolver);
     loop_timer_free(p->check);
     loop_bury(p->loop, p, release);
 }

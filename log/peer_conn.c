@@ -1,6 +1,6 @@
 /* One connection between members, until both know whom they talk to; then its frames.
  *
- *   dialled:   CONNECTING ─connected, HELLO▶─▶ GREETING ─◀HELLO─▶ READY
+ *   dialled:   CONNECTING (first its name is looked up) ─connected, HELLO▶─▶ GREETING ─◀HELLO─▶ READY
  *   accepted:  GREETING ─HELLO▶ (theirs), ◀HELLO (ours)─▶ READY
  *   either:    ─refused, REFUSE sent─▶ LEAVING ─all sent─▶ CLOSED           any ─error─▶ CLOSED
  *
@@ -26,7 +26,8 @@ enum conn_state { CONN_CONNECTING, CONN_GREETING, CONN_READY, CONN_LEAVING, CONN
 
 struct peer_conn {
     struct peers *peers;
-    struct stream *stream; /* NULL: could not even begin to connect, or taken */
+    struct stream *stream; /* NULL: not yet, could not even begin to connect, or taken */
+    struct lookup *lookup; /* of the name that is dialled; NULL: none under way */
     enum conn_state state;
     bool dialled, refused;
     enum peer_purpose purpose;
@@ -41,8 +42,6 @@ struct peer_conn {
     char remote[PEER_REMOTE_BYTES_MAX];
     char why[PEER_WHY_BYTES_MAX]; /* LEAVING; or a dial that failed at once */
 };
-
-static const char not_loopback[] = "without TLS, members are dialled on loopback addresses only";
 
 /* ---- the end ---- */
 
@@ -60,6 +59,8 @@ static void end(struct peer_conn *c)
 {
     CHECK(c->state != CONN_CLOSED);
     c->state = CONN_CLOSED;
+    lookup_cancel(c->lookup);
+    c->lookup = NULL;
     stream_close(c->stream);
     c->stream = NULL;
     loop_timer_free(c->deadline);
@@ -309,10 +310,6 @@ static void on_connected(void *arg)
 
     if (!c->dialled)
         return;
-    if (c->peers->tls == NULL && !address_remote_is_loopback(stream_fd(c->stream))) {
-        fail(c, not_loopback, true);
-        return;
-    }
     c->state = CONN_GREETING;
     say_hello(c);
 }
@@ -340,6 +337,8 @@ static void on_deadline(void *arg)
 
     if (c->why[0] != '\0')
         fail(c, c->why, c->refused);
+    else if (c->lookup != NULL)
+        fail(c, "its name is not resolved in time", false);
     else
         fail(c, c->state == CONN_CONNECTING ? "no connection in time" : "no HELLO in time", false);
 }
@@ -375,27 +374,46 @@ static struct peer_conn *conn_new(struct peers *p, const struct peer_conn_events
     return c;
 }
 
-/* The stream, NULL with a reason. Without TLS, what is dialled must be on this machine; a name is looked at once it
- * is connected, before anything is said. */
-static struct stream *begin(struct peer_conn *c, const char *address, char *why, size_t why_size)
+/* Without TLS, what is dialled must be on this machine. False with a reason. */
+static bool begin(struct peer_conn *c, const char *numeric)
 {
     struct peers *p = c->peers;
     char name[PEER_NAME_BYTES_MAX];
     struct sockaddr_storage a;
 
-    (void)snprintf(name, sizeof name, "%s.%s", c->meant.name, p->cluster);
-    if (p->tls != NULL)
-        return stream_connect_tls(p->loop, address, p->tls, name, &stream_callbacks, c, why, why_size);
-    if (!address_numeric(address, &a) || address_is_loopback(&a))
-        return stream_connect(p->loop, address, &stream_callbacks, c, why, why_size);
-    (void)snprintf(why, why_size, "%s", not_loopback);
-    return NULL;
+    if (p->tls != NULL) {
+        (void)snprintf(name, sizeof name, "%s.%s", c->meant.name, p->cluster);
+        c->stream = stream_connect_tls(p->loop, numeric, p->tls, name, &stream_callbacks, c, c->why, sizeof c->why);
+    } else if (address_numeric(numeric, &a) && address_is_loopback(&a)) {
+        c->stream = stream_connect(p->loop, numeric, &stream_callbacks, c, c->why, sizeof c->why);
+    } else {
+        (void)snprintf(c->why, sizeof c->why, "without TLS, members are dialled on loopback addresses only");
+    }
+    if (c->stream == NULL)
+        return false;
+    keepalive(stream_fd(c->stream));
+    retry_soon(stream_fd(c->stream));
+    return true;
+}
+
+static void on_resolved(void *arg, const char *numeric, const char *why)
+{
+    struct peer_conn *c = arg;
+    char text[PEER_WHY_BYTES_MAX];
+
+    c->lookup = NULL;
+    if (numeric != NULL && begin(c, numeric))
+        return;
+    (void)snprintf(text, sizeof text, "%s", numeric != NULL ? c->why : why);
+    fail(c, text, false);
 }
 
 struct peer_conn *conn_dial(struct peers *p, const struct member *to, enum peer_purpose purpose, const void *extra,
                             size_t n, const struct peer_conn_events *events, void *arg)
 {
     struct peer_conn *c = conn_new(p, events, arg);
+    char host[ADDRESS_HOST_BYTES_MAX], port[ADDRESS_PORT_BYTES_MAX];
+    struct sockaddr_storage a;
 
     CHECK(n <= PEER_EXTRA_BYTES_MAX);
     c->dialled = true;
@@ -404,12 +422,15 @@ struct peer_conn *conn_dial(struct peers *p, const struct member *to, enum peer_
     c->meant = *to;
     buf_append(&c->extra, extra, n);
     CHECK(!c->extra.failed);
-    c->stream = begin(c, to->address, c->why, sizeof c->why);
-    if (c->stream != NULL) {
-        keepalive(stream_fd(c->stream));
-        retry_soon(stream_fd(c->stream));
-    }
-    loop_timer_once(c->deadline, c->stream != NULL ? PEER_DIAL_MS_MAX : 0);
+    loop_timer_once(c->deadline, PEER_DIAL_MS_MAX);
+    if (!address_split(to->address, host, port))
+        (void)snprintf(c->why, sizeof c->why, "its address, %s, is not host:port", to->address);
+    else if (!address_numeric(to->address, &a))
+        c->lookup = resolver_ask(p->resolver, to->address, on_resolved, c);
+    else
+        (void)begin(c, to->address);
+    if (c->why[0] != '\0')
+        loop_timer_once(c->deadline, 0); /* tells it */
     return c;
 }
 

@@ -10,6 +10,7 @@
 
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "log/base/resolve.h"
 #include "log/base/stream.h"
 #include "log/peer.h"
 
@@ -53,6 +54,7 @@ struct peers {
     size_t strangers, inbound_links;
     struct peer_dial *dials;
     struct loop_timer *check;
+    struct resolver *resolver;
     struct complaints of_links, of_strangers;
     uint64_t random;
 };

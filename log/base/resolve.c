@@ -8,7 +8,6 @@
  * (RESOLVE_PATIENCE_MS) or fails, members still find each other where they were. */
 #include "log/base/resolve.h"
 
-#include <errno.h>
 #include <event2/event.h>
 #include <netdb.h>
 #include <pthread.h>
@@ -58,7 +57,7 @@ struct lookup {
 };
 struct resolver {
     struct loop *loop;
-    struct name *names[RESOLVE_NAMES_MAX];
+    struct name **names;
     size_t count;
 };
 
@@ -117,11 +116,6 @@ static bool start_thread(struct job *j)
 
 /* ---- answering ---- */
 
-static void release_lookup(void *object)
-{
-    free(object);
-}
-
 void lookup_cancel(struct lookup *k)
 {
     if (k == NULL)
@@ -130,7 +124,7 @@ void lookup_cancel(struct lookup *k)
     if (k->next != NULL)
         k->next->place = k->place;
     loop_timer_free(k->patience);
-    loop_bury(k->name->resolver->loop, k, release_lookup);
+    loop_bury(k->name->resolver->loop, k, free);
 }
 
 static void answer(struct lookup *k, const char *why)
@@ -218,29 +212,34 @@ static void name_free(struct name *n)
     loop_bury(n->resolver->loop, n, free);
 }
 
-/* The one not used for longest makes room. */
+/* One that nobody waits for makes room, the one not used for longest; there are more names only while more are being
+ * looked up. */
+static void make_room(struct resolver *r)
+{
+    size_t oldest = r->count;
+
+    for (size_t i = 0; i < r->count; i++)
+        if (r->names[i]->lookups == NULL && (oldest == r->count || r->names[i]->used_ms < r->names[oldest]->used_ms))
+            oldest = i;
+    if (r->count < RESOLVE_NAMES_MAX || oldest == r->count)
+        return;
+    name_free(r->names[oldest]);
+    r->names[oldest] = r->names[--r->count];
+}
+
 static struct name *name_of(struct resolver *r, const char *address)
 {
     struct name *n;
-    size_t at = r->count;
 
     for (size_t i = 0; i < r->count; i++)
         if (strcmp(r->names[i]->address, address) == 0)
             return r->names[i];
-    if (at == RESOLVE_NAMES_MAX) {
-        for (size_t i = at = 0; i < r->count; i++)
-            if (r->names[i]->used_ms < r->names[at]->used_ms)
-                at = i;
-        while (r->names[at]->lookups != NULL)
-            answer(r->names[at]->lookups, "too many names are looked up");
-        name_free(r->names[at]);
-    } else {
-        r->count++;
-    }
+    make_room(r);
     n = must_calloc(1, sizeof *n);
     n->resolver = r;
     (void)snprintf(n->address, sizeof n->address, "%s", address);
-    r->names[at] = n;
+    r->names = must_realloc(r->names, (r->count + 1) * sizeof(struct name *));
+    r->names[r->count++] = n;
     return n;
 }
 
@@ -258,6 +257,7 @@ void resolver_free(struct resolver *r)
         return;
     for (size_t i = 0; i < r->count; i++)
         name_free(r->names[i]);
+    free(r->names);
     loop_bury(r->loop, r, free);
 }
 

@@ -9,9 +9,9 @@
 struct tls;
 
 struct tls_settings {
-    const char *cert_file, *key_file, *ca_file; /* PEM; ca_file may be "" where nothing is asked of the other side */
-    bool peer_must_prove;                       /* a certificate is required, on both ends, and checked against the CA */
-    bool tls13_only;                            /* else 1.2 and later */
+    const char *cert_file, *key_file, *ca_file; /* PEM; ca_file "": nothing is asked of the other side */
+    bool peer_must_prove; /* a certificate is required, on both ends, and checked against the CA */
+    bool tls13_only;      /* else 1.2 and later */
 };
 /* NULL with a reason that names the file. Tickets are off: resumption would skip the certificate checks. */
 struct tls *tls_new(const struct tls_settings *s, char *why, size_t why_size);

@@ -156,6 +156,19 @@ static void test_restart_tls(void **state)
     restart(true);
 }
 
+/* Members that are known by name. */
+static void test_names(void **state)
+{
+    struct world world, *w = &world;
+
+    (void)state;
+    world_open(w, false);
+    for (size_t i = 0; i < 3; i++)
+        memmove(w->nodes[i].self.address, "localhost", 9); /* as long as 127.0.0.1 */
+    three(w);
+    world_close(w);
+}
+
 /* ---- who is refused ---- */
 
 static bool b_refuses_a(const struct peer_hello *h)
@@ -365,7 +378,7 @@ static void test_dial_fails(void **state)
     (void)peers_dial(A->peers, &nowhere, PEER_FETCH, NULL, 0, on_dialled, &d);
     assert_false(d.done);
     assert_true(world_run(w, is_dialled, &d));
-    assert_string_equal(d.why, "not host:port");
+    assert_string_equal(d.why, "its address, 127.0.0.1, is not host:port");
     d.done = false;
     (void)snprintf(nowhere.address, sizeof nowhere.address, "192.0.2.1:7000"); /* TEST-NET-1: not loopback */
     (void)peers_dial(A->peers, &nowhere, PEER_FETCH, NULL, 0, on_dialled, &d);
@@ -388,11 +401,17 @@ static void test_dial_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_entries_plain), cmocka_unit_test(test_entries_tls),
-        cmocka_unit_test(test_out_of_date),   cmocka_unit_test(test_restart_plain),
-        cmocka_unit_test(test_restart_tls),   cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_other_id),      cmocka_unit_test(test_wrong_certificates),
-        cmocka_unit_test(test_relay_plain),   cmocka_unit_test(test_relay_tls),
+        cmocka_unit_test(test_entries_plain),
+        cmocka_unit_test(test_entries_tls),
+        cmocka_unit_test(test_out_of_date),
+        cmocka_unit_test(test_restart_plain),
+        cmocka_unit_test(test_restart_tls),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_other_id),
+        cmocka_unit_test(test_wrong_certificates),
+        cmocka_unit_test(test_relay_plain),
+        cmocka_unit_test(test_relay_tls),
         cmocka_unit_test(test_dial_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

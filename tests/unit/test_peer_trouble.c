@@ -179,6 +179,30 @@ static void test_silent_strangers(void **state)
     world_close(w);
 }
 
+/* A member that dials again takes the place of its older connection: what that still holds is out of date. */
+static void test_replaced(void **state)
+{
+    struct world world, *w = &world;
+    struct raw old, new;
+    size_t marks = 1;
+
+    (void)state;
+    world_open(w, false);
+    node_start(B);
+    raw_open(w, &old, B);
+    hello_of(stream_out(old.stream), A, PEER_LINK, PEER_VERSION);
+    world_pass(w, 20);
+    raw_open(w, &new, B);
+    hello_of(stream_out(new.stream), A, PEER_LINK, PEER_VERSION);
+    assert_true(world_run(w, raw_is_closed, &old));
+    message_frame(stream_out(new.stream), &(struct peer_message){.kind = PEER_VOTE}, NULL, 0);
+    assert_true(world_run(w, has_marks, &marks));
+    assert_false(new.closed);
+    raw_close(&old);
+    raw_close(&new);
+    world_close(w);
+}
+
 /* ---- one who does not read ---- */
 
 static bool a_lost_b(struct world *w, void *arg)
@@ -283,8 +307,8 @@ static void test_queue_bound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_garbage), cmocka_unit_test(test_random),      cmocka_unit_test(test_silent_strangers),
-        cmocka_unit_test(test_deaf),    cmocka_unit_test(test_queue_bound),
+        cmocka_unit_test(test_garbage),  cmocka_unit_test(test_random), cmocka_unit_test(test_silent_strangers),
+        cmocka_unit_test(test_replaced), cmocka_unit_test(test_deaf),   cmocka_unit_test(test_queue_bound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
