@@ -86,8 +86,8 @@ enum store_result store_walk(struct store *s,
                              void (*each)(void *arg, uint64_t index, uint64_t term, enum record_type type,
                                           const void *change, size_t change_bytes),
                              void *arg, char *why);
-/* The group's id: all zero until the group was begun; then put once (CHECK), by whoever has the store alone, or on the
- * writing thread; store_identity() tells it from the next store_open() on. */
+/* The group's id: all zero until the group was begun; then put once (CHECK), by whoever has the store alone, or on
+ * the writing thread; store_identity() tells it from the next store_open() on. */
 enum store_result store_put_cluster(struct store *s, const char cluster[STORE_CLUSTER_BYTES], char *why);
 
 /* ---- the writing thread ---- */

@@ -12,99 +12,10 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "log/base/diag.h"
-#include "log/base/loop.h"
-#include "log/snapshot.h"
-#include "log/writer.h"
 #include "tests/unit/log_fault.h"
-#include "tests/unit/store_model.h"
+#include "tests/unit/snapshot_side.h"
 
-enum { MIB = 1024 * 1024, SMALL = 50000, WAIT_MS_MAX = 60000 };
-
-/* A store, a writer and snapshots, without the log above them. */
-struct side {
-    struct store_fixture f;
-    struct loop *loop;
-    struct writer *writer;
-    struct snapshots *s;
-    bool broken, done, ok;
-    struct store_snapshot record;
-    char why[256];
-};
-
-static const struct diag quiet = {.level = DIAG_NOTHING};
-
-static void on_broken(void *arg, const char *why)
-{
-    struct side *d = arg;
-
-    d->broken = true;
-    (void)snprintf(d->why, sizeof d->why, "%s", why);
-}
-
-static void side_open(struct side *d)
-{
-    store_fixture_open(&d->f);
-    d->loop = loop_new();
-    d->writer = writer_new(d->loop);
-    assert_non_null(d->writer);
-    d->s = snapshots_open(d->f.dir, &quiet, d->f.s, d->writer, on_broken, d, d->why, sizeof d->why);
-    assert_non_null(d->s);
-}
-
-static void side_close(struct side *d)
-{
-    writer_free(d->writer);
-    snapshots_close(d->s);
-    loop_free(d->loop);
-    store_fixture_close(&d->f);
-}
-
-static void side_new(struct side *d)
-{
-    memset(d, 0, sizeof *d);
-    store_fixture_new(&d->f);
-    side_open(d);
-}
-
-static void side_remove(struct side *d)
-{
-    side_close(d);
-    store_fixture_remove(&d->f);
-}
-
-static void side_reopen(struct side *d)
-{
-    side_close(d);
-    side_open(d);
-}
-
-static bool stop_when_done(void *arg)
-{
-    struct side *d = arg;
-
-    if (d->done)
-        loop_stop(d->loop);
-    return false;
-}
-
-static void on_timeout(void *arg)
-{
-    loop_stop(((struct side *)arg)->loop);
-}
-
-static void wait_done(struct side *d)
-{
-    struct loop_timer *t = loop_timer_new(d->loop, on_timeout, d);
-
-    loop_timer_once(t, WAIT_MS_MAX);
-    loop_add_hook(d->loop, stop_when_done, d);
-    if (!d->done)
-        loop_run(d->loop);
-    loop_timer_free(t);
-    assert_true(d->done);
-    d->done = false;
-}
+enum { MIB = 1024 * 1024, SMALL = 50000 };
 
 static void on_finished(void *arg, bool ok)
 {
@@ -148,7 +59,7 @@ static bool take(struct side *d, uint64_t n, size_t bytes)
     assert_non_null(w);
     assert_true(snapshot_write(w, content, bytes));
     snapshot_finish(w, &mark, on_finished, d);
-    wait_done(d);
+    side_wait(d);
     free(content);
     return d->ok;
 }
@@ -239,7 +150,7 @@ static int files(const struct side *d)
 static bool check(struct side *d, struct snapshot_receiver *r)
 {
     snapshot_receive_check(r, on_checked, d);
-    wait_done(d);
+    side_wait(d);
     return d->ok;
 }
 
@@ -291,7 +202,7 @@ static void test_received_alone(void **state)
             r = receive(&d, &from, sizes[i]);
             assert_true(check(&d, r));
             snapshot_receive_finish(r, on_finished, &d);
-            wait_done(&d);
+            side_wait(&d);
             assert_true(d.ok);
             expect_newest(&d, 5, sizes[i]);
             assert_int_equal(files(&d), 2);
@@ -333,7 +244,7 @@ static void test_goes_on_where_it_stopped(void **state)
     send_until(&from, SMALL, r);
     assert_true(check(&d, r));
     snapshot_receive_finish(r, on_finished, &d);
-    wait_done(&d);
+    side_wait(&d);
     expect_newest(&d, 5, SMALL);
     assert_null(snapshots_receive(d.s, "nonsense", 8, &(uint64_t){0}, d.why, sizeof d.why));
     assert_non_null(strstr(d.why, "malformed"));
@@ -401,7 +312,7 @@ static void test_installed(void **state)
     snapshot_receive_installed(r);
     expect_newest(&d, 5, SMALL);
     snapshot_finish(own, &mark, on_finished, &d);
-    wait_done(&d);
+    side_wait(&d);
     assert_false(d.ok || d.broken);
     expect_newest(&d, 5, SMALL);
     assert_int_equal(files(&d), 2);
@@ -479,7 +390,7 @@ _Noreturn static void child(struct side *d, const struct snapshot_source *from, 
         snapshot_receive_installed(r);
     } else {
         snapshot_receive_finish(r, on_finished, d);
-        wait_done(d);
+        side_wait(d);
     }
     side_close(d);
     _exit(0);
