@@ -321,6 +321,7 @@ void node_hand_over(struct node *n)
 
     if (n->state == NODE_REBUILDING || n->state == NODE_PROMOTING)
         node_rebuilt(n);
+    node_follow_stop(n);
     n->joined.attached = true;
     n->joined.offset = n->offset;
     (void)snprintf(n->joined.run_id, sizeof n->joined.run_id, "%s", n->valkey.run_id);

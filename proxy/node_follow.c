@@ -281,7 +281,7 @@ void node_follow_on(struct node *n, const struct feed_proof *proof)
         node_fail(n, "feed: %s", why);
         return;
     }
-    n->figures.fed_index = 0;
+    node_follow_stop(n);
     n->follow.goal = UINT64_MAX;
     node_kill_others(n);
     node_replicate(n, ip, on_told);

@@ -111,7 +111,8 @@ void node_promote(struct node *n, const char *why)
     node_set_state(n, NODE_PROMOTING, why);
     node_rebuild_began(n, "promoted: it was warm");
     n->rebuild.resolved = n->rebuild.promoted = false;
-    n->rebuild.settled = node_settled_index(n); /* an earlier promotion's entry may still be on its way */
+    n->rebuild.settled = log_pending_bytes(n->log) > 0 ? node_settled_index(n)
+                                                       : 0; /* an earlier promotion's entry may still be on its way */
     if (was_fed && n->events->unfed != NULL)
         n->events->unfed(n->arg, "it is promoted");
     if (n->state == NODE_PROMOTING)

@@ -139,6 +139,7 @@ void node_demote(struct node *n)
         prove_end(n, false);
     node_snapshot_abandon(n, why);
     n->life++;
+    node_follow_stop(n);
     node_set_state(n, NODE_FEEDING, why);
     n->closed_out = false;
     n->events->detached(n->arg, why);

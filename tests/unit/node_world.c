@@ -134,6 +134,38 @@ static void on_snapshot_ended(void *arg, bool ok, const struct snapshot_mark *ma
     w->snapshots_failed += !ok;
 }
 
+static void on_fed(void *arg, struct valkey_identity *identity)
+{
+    struct world *w = arg;
+
+    assert_false(w->is_fed || w->is_attached);
+    assert_true(identity->databases == 16 && identity->commands_bytes > 10000);
+    valkey_identity_free(identity);
+    w->is_fed = true;
+    w->feds++;
+}
+
+static void on_unfed(void *arg, const char *why)
+{
+    struct world *w = arg;
+
+    assert_true(w->is_fed);
+    w->is_fed = false;
+    w->unfeds++;
+    (void)snprintf(w->why, sizeof w->why, "%s", why);
+}
+
+static bool on_clean(void *arg, uint64_t offset, uint64_t *index)
+{
+    struct world *w = arg;
+
+    if (offset < w->end_offset || log_committed(w->f.log) + 1 != log_open_index(w->f.log) ||
+        log_pending_bytes(w->f.log) > ENTRY_HEADER_BYTES)
+        return false;
+    *index = log_committed(w->f.log);
+    return true;
+}
+
 static void on_failed(void *arg, const char *why)
 {
     (void)arg;
@@ -148,7 +180,10 @@ static const struct node_events node_callbacks = {.attached = on_attached,
                                                   .map_offset = on_map_offset,
                                                   .snapshot_started = on_snapshot_started,
                                                   .snapshot_ended = on_snapshot_ended,
-                                                  .failed = on_failed};
+                                                  .failed = on_failed,
+                                                  .fed = on_fed,
+                                                  .unfed = on_unfed,
+                                                  .clean = on_clean};
 
 /* ---- the world ---- */
 
@@ -157,6 +192,7 @@ static void on_pass(void *arg)
     struct world *w = arg;
 
     if (w->f.committed > w->passed && w->node != NULL) {
+        w->commits += w->f.committed - w->passed;
         w->passed = w->f.committed;
         node_committed(w->node, w->passed);
     }
@@ -167,7 +203,17 @@ void start_node(struct world *w)
     w->node = node_new(w->f.loop, &quiet, &w->config, w->f.log, &node_callbacks, w);
     w->pass = loop_timer_new(w->f.loop, on_pass, w);
     loop_timer_every(w->pass, 1);
+    if (w->part != NODE_LEADS)
+        node_play(w->node, w->part);
     node_start(w->node);
+}
+
+void restart_log(struct world *w)
+{
+    stop_node(w);
+    fixture_close(&w->f);
+    assert_true(fixture_open(&w->f, NODE_LOG_BYTES_MAX));
+    w->passed = w->f.committed;
 }
 
 void stop_node(struct world *w)
@@ -175,7 +221,7 @@ void stop_node(struct world *w)
     loop_timer_free(w->pass);
     node_free(w->node);
     w->node = NULL;
-    w->is_attached = false;
+    w->is_attached = w->is_fed = false;
 }
 
 static void open_world(struct world *w)
@@ -189,6 +235,7 @@ static void open_world(struct world *w)
     (void)snprintf(w->config.valkey, sizeof w->config.valkey, "%s", w->v.address);
     (void)snprintf(w->config.data_dir, sizeof w->config.data_dir, "%s", w->f.dir);
     w->config.valkey_timeout_ms = 1000;
+    w->part = NODE_LEADS;
 }
 
 struct world *new_world(void)

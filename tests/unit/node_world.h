@@ -34,13 +34,19 @@ struct world {
     size_t places;
     bool watching;
     char run_id[48], why[256];
+    /* ---- following ---- */
+    enum node_part part; /* node_play() before it is started, unless NODE_LEADS */
+    bool is_fed;
+    int feds, unfeds;
+    uint64_t commits; /* entries passed on */
 };
 
 struct world *new_world(void); /* Valkey and node are not started */
 void close_world(struct world *w);
 struct world *world_of(struct fixture *f);
 void start_node(struct world *w);
-void stop_node(struct world *w); /* as a crash does it: without a word */
+void restart_log(struct world *w); /* node and log, as after a crash */
+void stop_node(struct world *w);   /* as a crash does it: without a word */
 bool until_attached(struct fixture *f);
 bool until_detached(struct fixture *f);
 void follow(struct world *w);            /* until attached, and all that Valkey has done is logged */
