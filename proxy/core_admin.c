@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "proxy/core_internal.h"
 
@@ -73,9 +74,25 @@ static bool leads(const struct core *c, core_done *done, void *arg)
     return false;
 }
 
+/* A witness would only hand it over again. */
+static bool is_log_only(const struct core *c, const char *name)
+{
+    struct log_member_status members[MEMBERS_MAX];
+    size_t n = log_members(c->log, members, MEMBERS_MAX);
+
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(members[i].member.name, name) == 0)
+            return members[i].member.log_only;
+    return false;
+}
+
 void core_transfer(struct core *c, const char *to, core_done *done, void *arg)
 {
-    if (leads(c, done, arg))
+    if (!leads(c, done, arg))
+        return;
+    if (to != NULL && is_log_only(c, to))
+        done(arg, false, "it is log-only: it has no Valkey to serve with");
+    else
         core_hand_over(c, to, TRANSFER_TIMEOUT_MS, end_request, request_new(c, done, arg));
 }
 
