@@ -269,7 +269,8 @@ static const char *prepare(struct log *l, struct change *c)
     const struct known *k = known_by_name(l, c->name);
 
     if (c->what != LOG_REMOVE) {
-        if (k == NULL || !k->up)
+        if (k == NULL ||
+            clock_mono_ms() > k->heard_ms + LOG_STATE_OLD_MS) /* a stranger's id has no link of ours yet */
             return "no node of that name is connected: start it with the same members, cluster and certificates";
         if (members_by_id(&m, k->member.id) != NULL)
             return "it is a member";

@@ -16,7 +16,7 @@ enum fetch_kind {
 enum {
     FETCH_PIECE_BYTES_MAX = 512 * 1024,
     FETCH_ASK_BYTES_MAX = 64,
-    FETCH_FRAME_BYTES_MAX = 80 * 1024 * 1024 /* one entry */
+    FETCH_FRAME_BYTES_MAX = 1024 * 1024 * 1024 /* one entry */
 };
 
 #endif

@@ -333,12 +333,14 @@ static void tell_lead(struct log *l)
 
 static void tell_lost(struct log *l)
 {
+    const char *why = l->transfer.active ? "another one is to" : "a majority of the members does not answer";
+
     l->role = LOG_LOST;
     l->leader[0] = '\0';
     consensus_campaign_first(l->raft, true);
-    diag_log(l->diag, DIAG_WARNING, "This node leads no longer: a majority of the members does not answer");
+    diag_log(l->diag, l->transfer.active ? DIAG_NOTICE : DIAG_WARNING, "This node leads no longer: %s", why);
     if (l->events->lost != NULL)
-        l->events->lost(l->arg, "a majority of the members does not answer");
+        l->events->lost(l->arg, why);
 }
 
 static const char *leader_name(struct log *l)

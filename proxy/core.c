@@ -263,6 +263,8 @@ static uint64_t pending_max(const struct core *c)
 {
     uint64_t share = c->config->log_size_max / PENDING_LOG_SHARE;
 
+    if (!log_alone(c->log) && share > LOG_BATCH_BYTES_MAX) /* and on a link between members */
+        share = LOG_BATCH_BYTES_MAX;
     return c->config->durability_buffer_max < share ? c->config->durability_buffer_max : share;
 }
 

@@ -110,6 +110,7 @@ static bool has_begun(struct core *c)
 }
 
 static void go_away(struct core *c, const char *to, const char *why);
+static void step_down(struct core *c);
 
 static void complain(struct core *c, const char *why)
 {
@@ -177,6 +178,11 @@ static void on_lead(void *arg, bool same, uint64_t open_index)
     c->leads = true;
     c->was_attached = c->attached;
     set_part(c, PART_LEADS);
+    if (!same && c->attached) { /* another one's hand was on the log, and its name never reached us */
+        step_down(c);
+        c->leads = true;
+        node_play(c->node, NODE_UNDECIDED);
+    }
     if (same && c->attached) {
         seq_log_moved(c->seq, open_index);
         for (size_t k = 0; k < c->ack_count; k++) {

@@ -23,7 +23,10 @@
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
-enum { WRITE_LOG_SHARE = 8 }; /* one command takes at most this part of log-size-max: an entry must fit */
+enum {
+    WRITE_LOG_SHARE = 8, /* one command takes at most this part of log-size-max: an entry must fit */
+    GROUP_WRITE_BYTES_MAX = 64 * 1024 * 1024 /* and into a frame between members, which heartbeats wait behind */
+};
 
 /* ---- waiting ---- */
 
@@ -345,6 +348,8 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
                                                           : GATE_SHUT;
     f.refusal = (enum gate_refusal)atomic_load(&g->refusal);
     f.write_bytes_max = w->set.config->log_size_max / WRITE_LOG_SHARE;
+    if (w->set.config->member_count > 0 && f.write_bytes_max > GROUP_WRITE_BYTES_MAX)
+        f.write_bytes_max = GROUP_WRITE_BYTES_MAX;
     f.marker_channel = w->set.marker_channel != NULL ? w->set.marker_channel : "";
     if (s->tx != NULL && s->tx->unserved && row->treatment != TREAT_QUIT && row->treatment != TREAT_RESET)
         return tx_unserved(s, &f);
