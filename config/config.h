@@ -75,7 +75,7 @@ struct config {
     bool peer_tls;                 /* yes; means nothing without members */
     char peer_tls_cert_file[CONFIG_TEXT_MAX], peer_tls_key_file[CONFIG_TEXT_MAX],
         peer_tls_ca_cert_file[CONFIG_TEXT_MAX];
-    char peer_listen[CONFIG_TEXT_MAX]; /* host:port; "" = the own member's address: ask config_peer_listen() */
+    char peer_listen[CONFIG_TEXT_MAX]; /* host:port; "" = the own member's address */
 
     char file[CONFIG_TEXT_MAX]; /* the settings file as it was named; "" = none, "-" = standard input */
     int argc;                   /* for config_reload(): main's, borrowed for as long as the config is used */
@@ -95,8 +95,6 @@ bool config_name_ok(const char *text); /* of a node, a zone, a group: 1 to 64 le
 bool config_log_only(const struct config *c);
 /* The line of this node, NULL if there are no members. After config_load() it is there if there are any. */
 const char *config_own_member(const struct config *c);
-/* Where to listen for the other members; only with members. */
-void config_peer_listen(const struct config *c, char out[CONFIG_TEXT_MAX]);
 
 /* One setting by name. For CONFIG SET: `runtime` refuses immutable ones. false with a reason in why, and c unchanged.
  */

@@ -15,7 +15,6 @@
 
 #include "config/config_table.h"
 #include "log/base/buf.h"
-#include "log/base/diag.h"
 
 enum { NAME_BYTES_MAX = 64, ADDRESS_BYTES_MAX = 159, WORDS_MAX = 4, LINE_BYTES_MAX = SETTING_VALUE_MAX };
 
@@ -171,19 +170,6 @@ const char *config_own_member(const struct config *c)
         if (same_word(c->member[i], c->node, 0))
             return c->member[i];
     return NULL;
-}
-
-void config_peer_listen(const struct config *c, char out[CONFIG_TEXT_MAX])
-{
-    const char *own = config_own_member(c), *address;
-    size_t n;
-
-    CHECK(own != NULL);
-    address = word_of(own, 2, &n);
-    if (c->peer_listen[0] != '\0')
-        (void)snprintf(out, CONFIG_TEXT_MAX, "%s", c->peer_listen);
-    else
-        (void)snprintf(out, CONFIG_TEXT_MAX, "%.*s", (int)n, address);
 }
 
 static bool is_loopback(const char *address)
