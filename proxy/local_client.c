@@ -6,6 +6,7 @@
 #include "log/base/stream.h"
 #include "proxy/local.h"
 #include "proxy/pinned.h"
+#include "proxy/relay.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
@@ -391,7 +392,7 @@ enum dispatch local_client_kill(struct session *s, const struct argv *a)
     t = session_task(s, OP_LOCAL);
     if (me) {
         t->finish = true;
-        s->farewell = s->through != NULL;
+        s->last_word = s->through != NULL ? relay_farewell : NULL;
         s->state = SESSION_FINISHING;
     }
     session_answer_buf(t, &reply);

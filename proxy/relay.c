@@ -386,6 +386,9 @@ void relay_close(struct relay *r, const char *why)
     if (r->waiting.len > 0)
         explicit_bzero(buf_head(&r->waiting), r->waiting.len);
     buf_free(&r->waiting);
+    if (r->kept.len > 0)
+        explicit_bzero(buf_head(&r->kept), r->kept.len);
+    buf_free(&r->kept);
     buf_free(&r->stash);
     track_free(&r->track);
     if (r->runs)

@@ -2,8 +2,8 @@
  *
  *     client ══▶ relay ═══════ link (peer TLS) ═══════▶ session on the leader, which knows the client's address
  *
- * A relay never sends a command twice. It knows how many replies its client is owed: when the link is lost, each gets
- * -UNCERTAIN, and the client stays if its session can be set up again (track.h). */
+ * A relay never sends a command again that may have been executed. It knows how many replies its client is owed: when
+ * the link is lost, each gets -UNCERTAIN, and the client stays if its session can be set up again (track.h). */
 #ifndef HF_RELAY_H
 #define HF_RELAY_H
 
@@ -22,10 +22,12 @@ enum {
     RELAY_WAITING_BYTES_MAX = 256 << 10, /* commands that wait for a leader; one command more at most */
     RELAY_STASH_BYTES_MAX = 64 << 10,    /* read and not parsed; one read more at most */
     RELAY_LINK_BYTES_MAX = 1 << 20,      /* unsent to the leader; beyond it, the client is not read */
-    RELAY_OUT_BYTES_MAX = 1 << 20,       /* unsent to the client; beyond it, the link is not read */
-    RELAY_TICK_MS = 20,                  /* while commands wait */
-    RELAY_RETRY_MS = 50,                 /* from a link that could not be had to the next attempt */
-    RELAY_STALE_MS = 500                 /* what a former leader may take to answer, once another one is known */
+    RELAY_KEPT_BYTES_MAX =
+        256 << 10,                 /* of sent commands, for when the leader hands over; else they are refused then */
+    RELAY_OUT_BYTES_MAX = 1 << 20, /* unsent to the client; beyond it, the link is not read */
+    RELAY_TICK_MS = 20,            /* while commands wait */
+    RELAY_RETRY_MS = 50,           /* from a link that could not be had to the next attempt */
+    RELAY_STALE_MS = 500           /* what a former leader may take to answer, once another one is known */
 };
 
 struct relay *relay_new(struct worker *w, int fd, bool unix_socket); /* takes fd */
@@ -49,9 +51,13 @@ void relay_extra(struct buf *out, const char *address);
 /* false: not understood. address holds at least RELAY_ADDRESS_BYTES_MAX. */
 bool relay_extra_read(const void *extra, size_t n, char *address, size_t size);
 
-/* Said by the leader's session to the relay, as pushes that no Valkey sends: the first before anything else, the
- * other one before it closes the connection for a reason that is the client's (QUIT, CLIENT KILL, a limit). */
-extern const char relay_ready[], relay_farewell[];
+/* Said by the leader's session to the relay, as pushes that no Valkey sends.
+ *
+ *     ready      before anything else: commands may come
+ *     farewell   the last word: it closes for a reason that is the client's (CLIENT KILL, a limit)
+ *     moved      the last word: the node leads no more. All that was begun has been answered; commands behind that
+ *                were not executed and never will be, so they may be sent to the next leader */
+extern const char relay_ready[], relay_farewell[], relay_moved[];
 /* Says the last word on an open stream that is nobody's any more, and closes it when that has left. */
 void relay_bye(struct stream *s, const char *text);
 

@@ -26,6 +26,7 @@ struct relay {
     bool eof;      /* the client sends no more, but waits for answers */
     bool last;     /* nothing more is read: QUIT, a protocol error */
     bool refused;  /* a protocol error: closes when it was told */
+    bool moved;    /* the leader hands over: what it has not answered it has not executed */
     bool rejected; /* the leader does not take the client */
     bool void_tx;  /* MULTI was taken while there was no leader: EXEC will be refused */
     struct stream *client, *link;
@@ -33,6 +34,7 @@ struct relay {
     struct resp_parser *parser;
     struct resp_splitter *splitter;
     struct buf stash;     /* read, not parsed */
+    struct buf kept;      /* commands that were sent, oldest first, as far as they are marked so */
     struct buf waiting;   /* commands not sent, canonical */
     struct request *ring; /* without a reply, oldest first; while UP all were sent, otherwise none */
     size_t head, count, cap;

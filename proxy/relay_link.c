@@ -12,44 +12,67 @@
 #include "log/base/stream.h"
 #include "proxy/relay_internal.h"
 
+enum { KEEP_BYTES_MAX = 1024 }; /* what an idle relay's buffer may hold */
+
 const char relay_ready[] = ">2\r\n$8\r\nholdfast\r\n$5\r\nready\r\n";
+const char relay_moved[] = ">2\r\n$8\r\nholdfast\r\n$5\r\nmoved\r\n";
 const char relay_farewell[] = ">2\r\n$8\r\nholdfast\r\n$5\r\nclose\r\n";
 
+static const char not_executed[] = "CLUSTERDOWN The leader has changed: the command was not executed";
 static const char uncertain[] =
     "UNCERTAIN The connection to the leader was lost: the command may or may not have been executed";
 
 /* ---- sending ---- */
+
+static void wipe(struct buf *b)
+{
+    if (b->len > 0)
+        explicit_bzero(buf_head(b), b->len);
+    buf_free(b);
+}
 
 /* How many replies are owed is not known from here on. */
 static void forget_ring(struct relay *r)
 {
     while (r->count > 0)
         relay_pop(r);
+    wipe(&r->kept);
+}
+
+static void send_bytes(struct relay *r, struct request *q, const char *bytes, size_t n)
+{
+    stream_write(r->link, bytes, n);
+    q->kept = r->kept.len + n <= RELAY_KEPT_BYTES_MAX;
+    if (q->kept)
+        buf_append(&r->kept, bytes, n);
+    if (r->kept.failed)
+        r->doom = "out of memory for a command";
+    track_sent(&r->track, q);
 }
 
 void relay_send(struct relay *r, const struct argv *a, struct request *q)
 {
     CHECK(r->state == RELAY_UP);
-    stream_write(r->link, a->bytes, a->n);
-    track_sent(&r->track, q);
+    send_bytes(r, q, a->bytes, a->n);
     if (r->track.opaque)
         forget_ring(r);
 }
 
 static void go_up(struct relay *r)
 {
+    size_t at = 0;
+
     r->state = RELAY_UP;
-    if (r->waiting.len > 0) {
-        stream_write(r->link, buf_head(&r->waiting), r->waiting.len);
-        explicit_bzero(buf_head(&r->waiting), r->waiting.len);
-    }
-    buf_free(&r->waiting);
     for (size_t i = 0; i < r->count; i++) {
         struct request *q = &r->ring[(r->head + i) & (r->cap - 1)];
 
-        if (q->kind != REQUEST_SAY)
-            track_sent(&r->track, q);
+        if (q->kind == REQUEST_SAY)
+            continue;
+        send_bytes(r, q, buf_head(&r->waiting) + at, q->wire_bytes);
+        at += q->wire_bytes;
     }
+    CHECK(at == r->waiting.len);
+    wipe(&r->waiting);
     if (r->track.opaque)
         forget_ring(r);
     relay_say_due(r);
@@ -99,6 +122,10 @@ static bool on_push(struct relay *r, const char *push, size_t n)
 {
     if (is_word(push, n, relay_farewell))
         return give_up(r, "closed by the leader", true);
+    if (is_word(push, n, relay_moved)) {
+        r->moved = true;
+        return give_up(r, "the leader hands over", false);
+    }
     if (is_word(push, n, relay_ready)) {
         if (r->state != RELAY_GREETING)
             return give_up(r, "the leader's session began again", false);
@@ -132,6 +159,10 @@ static bool on_answer(struct relay *r, const char *reply, size_t n)
         return give_up(r, "a reply to nothing", true);
     CHECK(q->kind != REQUEST_SAY);
     track_answered(&r->track, q, reply, n);
+    if (q->kept)
+        buf_consume(&r->kept, q->wire_bytes);
+    if (r->kept.len == 0 && r->kept.cap > KEEP_BYTES_MAX)
+        wipe(&r->kept);
     relay_pop(r);
     relay_say_due(r);
     if (r->count == 0 || r->count == RELAY_OPS_MAX - 1 || stream_pending(r->client) >= RELAY_OUT_BYTES_MAX)
@@ -194,33 +225,60 @@ void relay_drop_link(struct relay *r)
     r->broke = NULL;
 }
 
-static void answer_uncertain(struct relay *r)
+/* What was sent and not answered, when the leader says that it has not executed it: it waits for the next one, if all
+ * of it was kept. */
+static bool wait_again(struct relay *r)
+{
+    uint64_t now = loop_now_ms(r->worker->loop);
+
+    track_unsent(&r->track);
+    for (size_t i = 0; i < r->count; i++) {
+        struct request *q = &r->ring[(r->head + i) & (r->cap - 1)];
+
+        if (q->kind != REQUEST_SAY && !q->kept)
+            return false;
+        q->since_ms = now;
+    }
+    if (!track_restorable(&r->track))
+        return false;
+    buf_move(&r->waiting, &r->kept);
+    if (r->count > 0)
+        relays_watch(r->worker);
+    return true;
+}
+
+static void answer_lost(struct relay *r)
 {
     struct request *q;
 
+    if (r->moved && wait_again(r))
+        return;
     while ((q = relay_oldest(r)) != NULL) {
         if (q->kind == REQUEST_SAY)
             relay_say(r, q->bytes, q->n);
         else
-            relay_error(r, uncertain);
+            relay_error(r, r->moved ? not_executed : uncertain);
         relay_pop(r);
     }
     r->track.answered = r->track.sent;
+    wipe(&r->kept);
 }
 
 void relay_lost(struct relay *r, const char *why)
 {
-    bool was_up = r->state == RELAY_UP, keep = track_restorable(&r->track) && !r->rejected;
+    bool was_up = r->state == RELAY_UP, keep = track_restorable(&r->track);
 
     diag_log(r->worker->diag, DIAG_VERBOSE, "Relay to the leader, %zu commands unanswered: %s", was_up ? r->count : 0,
              why);
     relay_drop_link(r);
     r->state = RELAY_DOWN;
-    r->retry_ms = loop_now_ms(r->worker->loop) + (was_up ? 0 : RELAY_RETRY_MS);
+    r->retry_ms = loop_now_ms(r->worker->loop) + (was_up && !r->moved ? 0 : RELAY_RETRY_MS);
     if (was_up)
-        answer_uncertain(r);
-    else if (!keep)
+        answer_lost(r);
+    else if (!keep || r->rejected)
         forget_ring(r);
+    keep = (r->moved ? track_restorable(&r->track) : keep) && !r->rejected;
+    r->moved = false;
     if (keep)
         relay_kick(r);
     else

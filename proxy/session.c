@@ -148,8 +148,13 @@ static void move(struct session *s)
 {
     if (s->op_count > 0)
         return;
-    if (s->through == NULL && s->setup == NULL && s->user == NULL && s->tx == NULL && !s->watching && !s->tracking &&
-        !s->monitoring && s->channels + s->shard_channels == 0 && !s->reply_off && !s->skip_next)
+    if (s->through != NULL) { /* it asks the new leader, also for what has not been begun here */
+        s->last_word = relay_moved;
+        session_finish(s);
+        return;
+    }
+    if (s->setup == NULL && s->user == NULL && s->tx == NULL && !s->watching && !s->tracking && !s->monitoring &&
+        s->channels + s->shard_channels == 0 && !s->reply_off && !s->skip_next)
         relay_of_session(s);
     else
         session_finish(s);
@@ -383,9 +388,9 @@ void session_finish(struct session *s)
     stream_pause(s->stream, true);
     if (s->op_count > 0)
         return;
-    if (s->farewell)
-        stream_write(s->stream, relay_farewell, strlen(relay_farewell));
-    s->farewell = false;
+    if (s->last_word != NULL)
+        stream_write(s->stream, s->last_word, strlen(s->last_word));
+    s->last_word = NULL;
     stream_finish(s->stream); /* closed("finished") follows */
 }
 

@@ -146,10 +146,9 @@ struct session {
     bool no_touch, no_evict;
     bool watching, tracking, monitoring;
     bool unix_socket;
-    bool reader;   /* came by reader-port: reads from the Valkey of this node, whatever part the node plays */
-    bool moves;    /* this node leads no more: nothing starts; when all was answered it becomes a relay, or ends */
-    bool farewell; /* of a relayed one: its client's connection is to be closed, too */
-    bool gone;     /* the other end has closed */
+    bool reader; /* came by reader-port: reads from the Valkey of this node, whatever part the node plays */
+    bool moves;  /* this node leads no more: nothing starts; when all was answered it becomes a relay, or ends */
+    bool gone;   /* the other end has closed */
     enum choice choice;
     enum hold hold;
     enum via via; /* where the newest command went */
@@ -167,6 +166,7 @@ struct session {
     struct transaction *tx; /* in MULTI */
     struct user *user;
     char *name, *lib_name, *lib_ver;
+    const char *last_word;   /* to its relay (relay.h), when it finishes */
     char *through, *address; /* relayed by that node; the client's address there. NULL: came to us */
     struct session_setup *setup;
     const char *doom;           /* why it is to be closed at the next run; NULL = not */

@@ -297,6 +297,14 @@ void track_answered(struct track *t, struct request *q, const char *reply, size_
     }
 }
 
+void track_unsent(struct track *t)
+{
+    if (t->tx && t->tx_at > t->answered)
+        t->tx = false; /* what was there before a WATCH or TRACKING is not remembered: they stay */
+    t->sent = t->answered;
+    t->setups = 0;
+}
+
 bool track_restorable(const struct track *t)
 {
     return !t->opaque && !t->tx && !t->watching && !t->tracking && !t->changed_inside && !t->prelude_too_long &&

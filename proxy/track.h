@@ -59,6 +59,7 @@ struct request {
     enum request_kind kind;
     enum setup_key key; /* REQUEST_SETUP */
     bool blocks;        /* may wait for other clients (BLPOP, WAIT) */
+    bool kept;          /* its bytes are kept, by the owner */
     bool select;        /* SELECT with a number that could be right */
     char *bytes;        /* REQUEST_SETUP: the command; REQUEST_SAY: the answer. NULL: none, or too long */
     size_t n;
@@ -89,6 +90,8 @@ struct track {
 void track_sent(struct track *t, struct request *q);
 /* The reply to q, which was the oldest one without. */
 void track_answered(struct track *t, struct request *q, const char *reply, size_t n);
+/* Of what was sent, that which has no reply was not executed: as if it had not been sent. */
+void track_unsent(struct track *t);
 /* The session is what its prelude says, and nothing else (besides requests that have no reply yet). */
 bool track_restorable(const struct track *t);
 /* Takes a setup command into the prelude as if it had succeeded. */

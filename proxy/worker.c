@@ -205,15 +205,18 @@ static void follow_mode(struct worker *w)
     }
 }
 
-/* Sessions of a node that begins or ceases to lead; readers stay. */
+/* Sessions of a node that begins or ceases to lead; readers stay. About to cease, it only holds them up. */
 static void follow_part(struct worker *w)
 {
-    bool leads = worker_leads(w);
+    int part = atomic_load(&w->set.gate->part);
+    bool leads = part == PART_LEADS;
     struct session *s;
 
-    if (leads == w->last_leads)
+    if (part == w->last_sessions_part)
         return;
-    w->last_leads = leads;
+    w->last_sessions_part = part;
+    if (part == PART_HANDS_OVER)
+        return;
     TAILQ_FOREACH(s, &w->sessions, in_worker)
     {
         if (s->reader)
@@ -320,8 +323,7 @@ struct worker *worker_new(struct loop *l, const struct diag *d, const struct wor
     TAILQ_INIT(&w->run);
     TAILQ_INIT(&w->relays);
     TAILQ_INIT(&w->relay_run);
-    w->last_leads = worker_leads(w);
-    w->last_part = atomic_load(&s->gate->part);
+    w->last_part = w->last_sessions_part = atomic_load(&s->gate->part);
     TAILQ_INIT(&w->waiting);
     TAILQ_INIT(&w->free_tasks);
     TAILQ_INIT(&w->cooling);

@@ -50,9 +50,9 @@ struct worker {
     TAILQ_HEAD(, relay) relays, relay_run;
     size_t session_count, relay_count;
     struct loop_timer *relay_tick; /* while commands wait for a leader */
-    bool relay_ticking, last_open, last_leads;
+    bool relay_ticking, last_open;
     char leader[CONFIG_TEXT_MAX]; /* as last seen; "" = not known */
-    int last_part;
+    int last_part, last_sessions_part;
     struct valkey_identity *identity; /* while open; NULL = Valkey is not there */
     struct command_table *commands;   /* kept while Valkey is away, for arities and names */
     struct row_cache rows[ROW_CACHE_SIZE];

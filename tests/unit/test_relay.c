@@ -406,6 +406,46 @@ static void leaves_a_former_leader(void **state)
     expect_count(w, c, "UNCERTAIN ", 1);
 }
 
+/* A leader that hands over says what it has not executed: that may be sent again. */
+static void handed_over(void **state)
+{
+    static char large[RELAY_KEPT_BYTES_MAX + 64];
+    int n = snprintf(large, sizeof large, "*2\r\n$4\r\nECHO\r\n$%d\r\n", RELAY_KEPT_BYTES_MAX);
+
+    (void)state;
+    say(w, c, GET_A SELECT MULTI SET_B);
+    expect(w, w->leader, GET_A SELECT MULTI SET_B);
+    say(w, w->leader, "$1\r\nx\r\n");
+    say(w, w->leader, relay_moved);
+    expect(w, c, "$1\r\nx\r\n");
+    turns(w, RELAY_RETRY_MS + RELAY_TICK_MS);
+    expect(w, w->leader, SELECT MULTI SET_B);
+    say(w, w->leader, "+OK\r\n+OK\r\n+QUEUED\r\n");
+    expect(w, c, "+OK\r\n+OK\r\n+QUEUED\r\n");
+    exchange(EXEC, "*0\r\n");
+    memset(large + n, 'x', RELAY_KEPT_BYTES_MAX);
+    memcpy(large + n + RELAY_KEPT_BYTES_MAX, "\r\n", 2);
+    say(w, c, PING);
+    say_bytes(w, c, large, (size_t)n + RELAY_KEPT_BYTES_MAX + 2);
+    (void)hear(w, w->leader);
+    say(w, w->leader, relay_moved);
+    expect_count(w, c, "CLUSTERDOWN The leader has changed", 2);
+    expect_open(w, c);
+    say(w, c, GET_A);
+    turns(w, RELAY_RETRY_MS + RELAY_TICK_MS);
+    expect(w, w->leader, SELECT);
+    say(w, w->leader, "+OK\r\n");
+    expect(w, w->leader, GET_A);
+    say(w, w->leader, "$-1\r\n");
+    expect(w, c, "$-1\r\n");
+    exchange(MULTI, "+OK\r\n");
+    say(w, c, SET_B);
+    expect(w, w->leader, SET_B);
+    say(w, w->leader, relay_moved);
+    expect_count(w, c, "CLUSTERDOWN The leader has changed", 1);
+    gone();
+}
+
 static void farewell_closes(void **state)
 {
     (void)state;
@@ -431,6 +471,7 @@ int main(void)
         TEST(waits_then_refuses),
         TEST(dials_again),
         TEST(leaves_a_former_leader),
+        TEST(handed_over),
         TEST(farewell_closes),
     };
 

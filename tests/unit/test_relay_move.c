@@ -95,6 +95,41 @@ static void session_becomes_relay(void **state)
     (void)close(subscribed);
 }
 
+/* About to hand over: nothing begins, nothing is refused; and it may come to nothing. */
+static void hand_over_holds(void **state)
+{
+    struct buf extra = {0};
+    int pair[2];
+
+    (void)state;
+    open_valkey(w);
+    part(w, PART_LEADS);
+    (void)close(c);
+    c = client_new(w);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    relay_extra(&extra, "10.0.0.7:4711");
+    worker_relayed(w->worker, stream_accepted(w->loop, pair[1], NULL, NULL), "c", buf_head(&extra), extra.len);
+    buf_free(&extra);
+    expect(w, pair[0], relay_ready);
+    say(w, c, NAME);
+    expect(w, c, "+OK\r\n");
+    part(w, PART_HANDS_OVER);
+    say(w, c, "CLIENT GETNAME\r\n");
+    expect_open(w, c);
+    part(w, PART_LEADS);
+    expect(w, c, "$3\r\nbob\r\n");
+    part(w, PART_HANDS_OVER);
+    say(w, c, GET_A);
+    say(w, pair[0], GET_A);
+    expect_open(w, c);
+    part(w, PART_FOLLOWS);
+    expect(w, w->leader, NAME);
+    say(w, w->leader, "+OK\r\n");
+    expect(w, w->leader, GET_A);
+    assert_string_equal(hear(w, pair[0]), relay_moved);
+    expect_closed(w, pair[0]);
+}
+
 static void clients_of_other_nodes(void **state)
 {
     struct buf extra = {0};
@@ -137,6 +172,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(relay_becomes_session),
         TEST(session_becomes_relay),
+        TEST(hand_over_holds),
         TEST(clients_of_other_nodes),
     };
 
