@@ -4,7 +4,7 @@
  *   transfer   submits stop ─▶ the target has everything (match == last) ─▶ TimeoutNow ─▶ another one leads
  *   add        STANDBY ─▶ caught up ─▶ VOTER
  *   remove     gone
- *   replace    add the stranger that proved the name, then remove the id that had it
+ *   replace    remove the id that had the name, then add the stranger that proves it
  *
  * One configuration change at a time, each alone in its entry. It takes the index that the open batch would get, so
  * it waits until that is empty: who waits for the batch must not be answered for the change. */
@@ -116,7 +116,7 @@ void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
 
 /* ---- membership ---- */
 
-enum step { STEP_STANDBY, STEP_CATCH_UP, STEP_VOTER, STEP_REMOVE, STEP_END };
+enum step { STEP_REMOVE, STEP_STANDBY, STEP_CATCH_UP, STEP_VOTER, STEP_END };
 
 struct change {
     enum log_change what;
@@ -231,11 +231,11 @@ static void change_step(struct log *l)
         break;
     case STEP_VOTER:
         if (propose(l))
-            go_to(c, c->what == LOG_REPLACE ? STEP_REMOVE : STEP_END, "its old self is removed");
+            go_to(c, STEP_END, "done");
         break;
     case STEP_REMOVE:
         if (propose(l))
-            go_to(c, STEP_END, "done");
+            go_to(c, c->what == LOG_REPLACE ? STEP_STANDBY : STEP_END, "is added");
         break;
     case STEP_END:
         change_end(l, true, "");
@@ -283,7 +283,7 @@ static const char *prepare(struct log *l, struct change *c)
     if (c->what != LOG_ADD && member->id == l->self.id)
         return "this node leads: hand leadership over first";
     c->old_id = member != NULL ? member->id : 0;
-    go_to(c, c->what == LOG_REMOVE ? STEP_REMOVE : STEP_STANDBY, c->what == LOG_REMOVE ? "is removed" : "is added");
+    go_to(c, c->what == LOG_ADD ? STEP_STANDBY : STEP_REMOVE, c->what == LOG_ADD ? "is added" : "is removed");
     return NULL;
 }
 

@@ -187,6 +187,10 @@ static void handle(struct rsim *w, struct rsim_event *e)
         if (w->heal_us <= w->now_us)
             rsim_open_links(w);
         break;
+    case EVENT_CRASH:
+        if (mine && !w->calm)
+            rsim_crash(n, rsim_random(w, 20 * RSIM_MS));
+        break;
     case EVENT_START:
         if (!n->up && !n->lost && n->incarnation == e->incarnation)
             rsim_node_start(n);

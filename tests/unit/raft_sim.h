@@ -27,8 +27,9 @@ enum rsim_bug {
 };
 extern const char *const rsim_bug_names[RSIM_BUGS];
 
-/* What the checks look at. CONSEQUENCES leaves out what the host and consensus promise each other step by step, so
- * that a planted bug is found by what it does: two leaders, a vote given twice, a committed entry that changes. */
+/* What the checks look at. CONSEQUENCES leaves out what the host and consensus promise each other step by step, and
+ * that the group heals: so a planted bug is found by the harm it does, two leaders, a vote given twice, a committed
+ * entry that changes. */
 enum rsim_checks { RSIM_ALL, RSIM_CONSEQUENCES };
 
 struct rsim_counts {

@@ -18,17 +18,30 @@ static struct rsim_node *victim(struct rsim *w)
 
 /* ---- crashes ---- */
 
-static void crash(struct rsim_node *n, uint64_t down_us)
+void rsim_crash(struct rsim_node *n, uint64_t down_us)
 {
     struct rsim *w = n->w;
 
     if (!n->up)
         return;
     rsim_node_crash(n);
+    if (w->plan->bug == RSIM_AMNESIA && rsim_chance(w, 100))
+        rsim_forget_everything(n);
     w->n.restarts++;
     rsim_push(
         w, (struct rsim_event){
                .at_us = w->now_us + 1 + down_us, .kind = EVENT_START, .to = n->slot, .incarnation = n->incarnation});
+}
+
+void rsim_at_risk(struct rsim_node *n, unsigned permille)
+{
+    struct rsim *w = n->w;
+
+    if (!w->calm && rsim_chance(w, permille))
+        rsim_push(w, (struct rsim_event){.at_us = w->now_us + rsim_random(w, 2 * w->o.disk_us),
+                                         .kind = EVENT_CRASH,
+                                         .to = n->slot,
+                                         .incarnation = n->incarnation});
 }
 
 static uint64_t down_us(struct rsim *w)
@@ -38,7 +51,7 @@ static uint64_t down_us(struct rsim *w)
 
 static void crash_one(struct rsim *w)
 {
-    crash(victim(w), down_us(w));
+    rsim_crash(victim(w), down_us(w));
 }
 
 /* Each with its own time down, so that they come back one by one. */
@@ -46,7 +59,7 @@ static void crash_some(struct rsim *w, unsigned permille)
 {
     for (unsigned i = 0; i < w->nodes; i++)
         if (rsim_chance(w, permille))
-            crash(&w->at[i], down_us(w));
+            rsim_crash(&w->at[i], down_us(w));
 }
 
 /* ---- links ---- */
@@ -224,7 +237,7 @@ static void cut_and_restart(struct rsim *w)
     rsim_push(w, (struct rsim_event){.at_us = w->heal_us, .kind = EVENT_HEAL});
     for (unsigned i = 0; i < w->nodes; i++)
         if (&w->at[i] != leader && rsim_chance(w, 700))
-            crash(&w->at[i], rsim_random(w, elections_us(w, 2)));
+            rsim_crash(&w->at[i], rsim_random(w, elections_us(w, 2)));
 }
 
 void rsim_chaos(struct rsim *w)

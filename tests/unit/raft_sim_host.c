@@ -105,6 +105,7 @@ static void host_hard_state(void *arg, uint64_t term, uint64_t vote)
 
     TRACE(n->w, "%u term %" PRIu64 " vote %" PRIx64, n->slot, term, vote);
     rsim_disk_ask(n, (struct rsim_write){.kind = WRITE_HARD_STATE, .term = term, .vote = vote});
+    rsim_at_risk(n, 50);
     if (n->w->plan->bug == RSIM_VOTE_FORGOTTEN)
         tell_early(n, 1, NULL);
 }
@@ -171,6 +172,7 @@ static void host_append(void *arg, const struct consensus_entry *e)
     if (e->type == RECORD_CHANGE) {
         n->change_seen = true;
         TRACE(n->w, "%u appends a change at %" PRIu64, n->slot, e->index);
+        rsim_at_risk(n, 50);
     }
     tail_append(n->tail, r);
     rsim_disk_ask(n, (struct rsim_write){.kind = WRITE_APPEND, .record = record_hold(r)});
@@ -206,6 +208,8 @@ static void host_role(void *arg, enum consensus_role role, uint64_t term, uint64
 
     TRACE(n->w, "%u is %s in %" PRIu64 ", leader %" PRIx64, n->slot, role_names[role], term, leader);
     rsim_check_role(n, role, term);
+    if (role == CONSENSUS_LEADER)
+        rsim_at_risk(n, 50);
 }
 
 static void host_members(void *arg, const struct members *m, bool committed)
@@ -244,6 +248,7 @@ static void host_install(void *arg, uint64_t index, uint64_t term)
     tail_reset(n->tail, index + 1, n->base.running);
     n->w->n.installs++;
     rsim_disk_ask(n, (struct rsim_write){.kind = WRITE_INSTALL, .snapshot = l});
+    rsim_at_risk(n, 50);
 }
 
 static void host_failed(void *arg, const char *why)
@@ -402,6 +407,7 @@ static void compact(struct rsim_node *n)
     n->base = *base;
     n->first = first;
     rsim_disk_ask(n, (struct rsim_write){.kind = WRITE_COMPACT, .index = first, .base = base});
+    rsim_at_risk(n, 1);
 }
 
 void rsim_node_settle(struct rsim_node *n)

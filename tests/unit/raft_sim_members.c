@@ -196,7 +196,7 @@ static void operate(struct rsim *w, struct rsim_node *leader)
 
 /* ---- lost disks ---- */
 
-/* Somebody's disk is gone for good. It comes back empty, as somebody else; with the bug, as its old self. */
+/* Somebody's disk is gone for good; it comes back empty, as somebody else. */
 static void lose_disk(struct rsim *w)
 {
     struct rsim_node *n = &w->at[rsim_random(w, w->nodes)], *replacement;
@@ -213,18 +213,21 @@ static void lose_disk(struct rsim *w)
     TRACE(w, "%u loses its disk", n->slot);
     rsim_node_crash(n);
     w->n.lost_disks++;
-    if (w->plan->bug == RSIM_AMNESIA) {
-        rsim_disk_free(n);
-        n->disk = (struct rsim_disk){.first = 1};
-        n->ever_committed = 0;
-        n->started = false;
-        rsim_node_start(n);
-        return;
-    }
     n->lost = true;
     replacement = rsim_add_node(w);
     if (replacement != NULL)
         rsim_node_start(replacement);
+}
+
+/* The bug: it comes back as its old self. */
+void rsim_forget_everything(struct rsim_node *n)
+{
+    TRACE(n->w, "%u has forgotten everything", n->slot);
+    n->w->n.lost_disks++;
+    rsim_disk_free(n);
+    n->disk = (struct rsim_disk){.first = 1};
+    n->ever_committed = 0;
+    n->started = false;
 }
 
 void rsim_operate(struct rsim *w)

@@ -97,6 +97,7 @@ enum rsim_event_kind {
     EVENT_CHAOS,
     EVENT_OPERATE,
     EVENT_HEAL,
+    EVENT_CRASH,
     EVENT_START /* a node that crashed */
 };
 struct rsim_letter {
@@ -150,7 +151,7 @@ struct rsim {
     struct {
         struct hash128 running;
         uint64_t term, in_term; /* in_term: of the node that was told first */
-    } *committed;               /* 1-based */
+    } * committed;              /* 1-based */
     uint64_t committed_count, committed_room;
     struct rsim_election *elections; /* by term */
     size_t election_count, election_room;
@@ -213,6 +214,9 @@ void rsim_fetched(struct rsim *w, struct rsim_event *e);
 
 /* raft_sim_chaos.c */
 void rsim_chaos(struct rsim *w);
+void rsim_crash(struct rsim_node *n, uint64_t down_us);
+/* Sometimes a node crashes just then: while what it did is on its way to the disk. */
+void rsim_at_risk(struct rsim_node *n, unsigned permille);
 void rsim_open_links(struct rsim *w);
 /* As soon as that one has everything, but within an election timeout. */
 void rsim_hand_over(struct rsim_node *leader, uint64_t to);
@@ -224,6 +228,7 @@ struct rsim_node *rsim_add_node(struct rsim *w);  /* with an empty disk; NULL: t
 void rsim_found(struct rsim *w, unsigned voters); /* the disks of a new group */
 bool rsim_newest_members(const struct rsim_node *n, struct members *out, uint64_t *index);
 void rsim_operate(struct rsim *w);
+void rsim_forget_everything(struct rsim_node *n);
 
 /* raft_sim_check.c */
 void rsim_check_send(struct rsim_node *n, const struct peer_message *m);
