@@ -176,7 +176,7 @@ struct session {
     uint64_t in_bytes, out_bytes, commands;
 };
 
-/* ---- life: session.c ---- */
+/* ---- life: session.c; what is true now: session_facts.c ---- */
 struct session *session_new(struct worker *w, int fd, bool unix_socket, bool reader); /* takes fd */
 /* On a connection that was a relay's. Takes all of it: stream, setup's memory, parser, stash. */
 void session_adopt(struct worker *w, struct stream *stream, bool unix_socket, struct session_setup *setup,
