@@ -3,6 +3,7 @@
 #   make NODES=1 run                    a single node
 #   make SAN=address,undefined test     the same in build/san-address-undefined/ (also: SAN=thread)
 #   make CC=clang                       another compiler (objects are built again when flags or compiler change)
+#   make RAFT_LIB=/tmp/libraft-assert.a unit   another libraft (tests/README.md)
 #   make BUILD=/tmp/b                   another output directory (what `make deps` fetched stays in build/deps)
 
 CC      ?= cc
@@ -14,6 +15,7 @@ PYTHON  ?= /usr/bin/python3
 BUILD   ?= build
 DEPS    := build/deps
 SAN     ?=
+RAFT_LIB ?= -l:libraft.a # static: neither libuv nor lz4 comes with it
 
 comma   := ,
 OUT     := $(BUILD)$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))
@@ -43,7 +45,7 @@ CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Wconversion -Werror
 # -isystem comes before the standard directories, and after -I.: our hiredis wins over the system's.
 ALLFLAGS := -std=c11 -D_GNU_SOURCE $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -I. -isystem $(DEPS)/include
-LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson -l:libraft.a -lssl -lcrypto -lm -pthread
+LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson $(RAFT_LIB) -lssl -lcrypto -lm -pthread
 
 .PHONY: all deps run test unit fuzz e2e clients check ci tidy bench format clean FORCE
 .DELETE_ON_ERROR:
@@ -145,6 +147,7 @@ RUN_ALL = HOLDFAST_BIN='$(abspath $(BIN))' HOLDFAST_SAN='$(SAN)' $(PYTHON) tests
 test: all $(UNIT) $(FUZZ) $(DISK)
 	@$(RUN_ALL) unit fuzz e2e clients
 check: export HF_SEEDS ?= 6000 # schedules of test_sequencer; 60000 in test
+check: export RAFT_SEEDS ?= 150 # histories of test_raft_sim; 2000 in test
 check: $(UNIT) $(FUZZ)
 	@$(RUN_ALL) tidy unit fuzz
 ci: all $(UNIT) $(FUZZ) $(DISK) # .ci/run

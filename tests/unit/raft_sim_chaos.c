@@ -25,7 +25,7 @@ void rsim_crash(struct rsim_node *n, uint64_t down_us)
     if (!n->up)
         return;
     rsim_node_crash(n);
-    if (w->plan->bug == RSIM_AMNESIA && rsim_chance(w, 100))
+    if (w->plan->bug == RSIM_AMNESIA && rsim_chance(w, 300))
         rsim_forget_everything(n);
     w->n.restarts++;
     rsim_push(
