@@ -214,6 +214,12 @@ struct installing {
     struct store_state after;
 };
 
+/* Without entries, the one before the first is the base's. */
+static uint64_t before_term(const struct store_install *i)
+{
+    return i->count > 0 ? i->before_term : i->base->term;
+}
+
 static int install_work(struct store *s, MDB_txn *txn, void *context)
 {
     struct installing *w = context;
@@ -225,7 +231,7 @@ static int install_work(struct store *s, MDB_txn *txn, void *context)
     if (rc == 0)
         rc = put_records(s, txn, i->records, i->count, &w->after);
     if (rc == 0)
-        rc = store_put_begin(s, txn, &(struct store_begin){i->first, i->before, i->before_term});
+        rc = store_put_begin(s, txn, &(struct store_begin){i->first, i->before, before_term(i)});
     if (rc == 0)
         rc = store_put_base(s, txn, i->base);
     return rc == 0 ? store_put_snapshot_record(s, txn, &i->snapshot) : rc;
@@ -250,7 +256,7 @@ enum store_result store_install(struct store *s, const struct store_install *i, 
     if (rc != 0)
         return store_trouble(rc, "cannot replace the log", why);
     s->state = w.after;
-    s->before_term = i->before_term;
+    s->before_term = before_term(i);
     s->base = (struct store_point){i->base->index, i->base->term};
     s->freed = true;
     return STORE_OK;

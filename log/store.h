@@ -58,7 +58,7 @@ struct store_write {
  * transaction. Term, vote, identity and notes stay. */
 struct store_install {
     uint64_t first;                /* of records; base.index + 1 if there are none */
-    uint64_t before_term;          /* of entry first - 1; 0 = not known */
+    uint64_t before_term;          /* of entry first - 1; 0 = not known (without records it is the base's) */
     struct hash128 before;         /* running hash before it */
     struct record *const *records; /* first .. base->index */
     size_t count;

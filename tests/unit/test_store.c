@@ -79,7 +79,7 @@ static void install(struct small *s, uint64_t first, size_t count, uint64_t term
     struct store_base base = {.index = first + count - 1, .term = term, .change_index = 1};
     struct hash128 before = {first, 77};
     struct store_install i = {.first = first,
-                              .before_term = term,
+                              .before_term = count > 0 ? term : 0,
                               .before = before,
                               .records = small_make(s, first, count, term, before),
                               .count = count,
