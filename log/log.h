@@ -138,6 +138,7 @@ uint64_t log_open_index(const struct log *l);    /* the index that the open batc
 uint64_t log_bytes(const struct log *l);         /* taken by entries */
 uint64_t log_pending_bytes(const struct log *l); /* in the open batch and the one in flight */
 bool log_stalled(const struct log *l);
+uint64_t log_disk_ms(const struct log *l); /* for how long the write that is under way has been */
 
 /* The open batch, to append frames to with frame_*() of record.h; call log_touch() afterwards. */
 struct buf *log_batch(struct log *l);

@@ -187,6 +187,8 @@ static bool on_log_end(struct fetch *f, struct cursor *c)
     if (c->bad || f->base_index + 1 != f->first + f->count || f->change_index > f->base_index ||
         f->base_index < snapshot_receive_mark(f->receiver)->index || !consensus_decode(c->at, c->left, &m))
         return false;
+    if ((f->count > 0 && f->records[f->count - 1]->term != f->base_term) || f->base_index < f->log->committed)
+        return false;
     buf_clear(&f->change);
     buf_append(&f->change, c->at, c->left);
     drop_connection(f);

@@ -128,6 +128,7 @@ struct log {
     struct store_hard hard;
     uint64_t cut_wanted; /* 0: none */
     struct write_job write;
+    uint64_t write_since_ms;
     struct fill fill;
     uint64_t base_wait; /* this entry waits for the snapshot that it names; 0: none */
 

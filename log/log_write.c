@@ -245,7 +245,13 @@ void write_more(struct log *l)
     if (l->writing != WRITE_IDLE || l->sync_open || !gather(l))
         return;
     set_writing(l, WRITE_BUSY);
+    l->write_since_ms = clock_mono_ms();
     writer_submit(l->writer, &l->write.job, WRITER_URGENT);
+}
+
+uint64_t log_disk_ms(const struct log *l)
+{
+    return l->writing == WRITE_BUSY ? clock_mono_ms() - l->write_since_ms : 0;
 }
 
 void write_retry(struct log *l)

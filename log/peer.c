@@ -90,6 +90,8 @@ void peers_free(struct peers *p)
     for (size_t i = 0; i < p->link_count; i++)
         link_free(p->links[i]);
     p->link_count = 0;
+    while (p->waiting != NULL)
+        peer_dial_cancel(p->waiting);
     while (p->dials != NULL)
         peer_dial_cancel(p->dials);
     listener_free(p->listener);

@@ -1,9 +1,10 @@
 /* Who has connected to us: strangers until their HELLO, then links (FETCH and RELAY are handed over at once).
  *
- * Bounded: at most PEER_STRANGERS_MAX strangers, each with PEER_GREETING_MS_MAX to say who it is, the oldest making
- * room for a newcomer, so that silent connections cannot shut members out; at most PEER_INBOUND_MAX links. A member
- * that has dialled again while its last connection seems to live takes the place of that one: its frames must not
- * come after newer ones. */
+ * Bounded: at most PEER_STRANGERS_MAX strangers, each with PEER_GREETING_MS_MAX to say who it is. When there are so
+ * many, newcomers wait in the kernel's backlog until the oldest has had PEER_STRANGER_MS_MIN, and then takes its
+ * leave: a crowd of members, come to be relayed to a new leader, is let in one after the other, and silent
+ * connections cannot shut members out. At most PEER_INBOUND_MAX links. A member that has dialled again while its last
+ * connection seems to live takes the place of that one: its frames must not come after newer ones. */
 #include <errno.h>
 #include <event2/event.h>
 #include <stdio.h>
@@ -14,19 +15,20 @@
 #include "log/base/address.h"
 #include "log/peer_internal.h"
 
-enum { BACKLOG = 128, ACCEPTS_PER_TURN_MAX = 16, ACCEPT_RETRY_MS = 100 };
+enum { BACKLOG = 1024, ACCEPTS_PER_TURN_MAX = 16, ACCEPT_RETRY_MS = 100, CROWD_RETRY_MS = 10 };
 
 struct listener {
     struct peers *peers;
     int fd;
     struct event *event;
-    struct loop_timer *retry; /* no more descriptors: the event would spin */
+    struct loop_timer *retry; /* of accepting, after a pause: a level-triggered event would spin */
 };
 struct peer_inbound {
     struct peers *peers;
     struct peer_conn *conn;
     struct peer_inbound **place, *next;
     uint64_t id; /* 0: a stranger */
+    uint64_t since_ms;
     char name[MEMBER_NAME_BYTES_MAX];
 };
 
@@ -120,8 +122,6 @@ static void accepted(struct peers *p, int fd)
         (void)close(fd);
         return;
     }
-    if (p->strangers >= PEER_STRANGERS_MAX)
-        drop(oldest(p, true));
     b = must_calloc(1, sizeof *b);
     b->peers = p;
     b->next = p->inbound;
@@ -129,8 +129,28 @@ static void accepted(struct peers *p, int fd)
     if (b->next != NULL)
         b->next->place = &b->next;
     p->inbound = b;
+    b->since_ms = loop_now_ms(p->loop);
     p->strangers++;
     b->conn = conn_accept(p, fd, &conn_callbacks, b);
+}
+
+static bool has_room(struct peers *p)
+{
+    struct peer_inbound *b;
+
+    if (p->strangers < PEER_STRANGERS_MAX)
+        return true;
+    b = oldest(p, true);
+    if (loop_now_ms(p->loop) - b->since_ms < PEER_STRANGER_MS_MIN)
+        return false;
+    drop(b);
+    return true;
+}
+
+static void pause_accepting(struct listener *l, uint64_t ms)
+{
+    (void)event_del(l->event);
+    loop_timer_once(l->retry, ms);
 }
 
 static void on_retry(void *arg)
@@ -146,12 +166,17 @@ static void on_acceptable(evutil_socket_t fd, short what, void *arg)
 
     (void)what;
     for (int i = 0; i < ACCEPTS_PER_TURN_MAX; i++) {
-        int peer = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int peer;
+
+        if (!has_room(l->peers)) {
+            pause_accepting(l, CROWD_RETRY_MS);
+            return;
+        }
+        peer = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (peer < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
             peers_complain(l->peers, &l->peers->of_strangers, "accepting", strerror(errno));
-            (void)event_del(l->event);
-            loop_timer_once(l->retry, ACCEPT_RETRY_MS);
+            pause_accepting(l, ACCEPT_RETRY_MS);
         }
         if (peer < 0)
             return; /* EAGAIN, or a connection that is gone already */

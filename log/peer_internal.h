@@ -15,10 +15,13 @@
 #include "log/peer.h"
 
 enum {
-    PEER_DIAL_MS_MAX = 2000,            /* connecting, TLS and HELLO of one that we dial */
-    PEER_GREETING_MS_MAX = 5000,        /* TLS and HELLO of one that has connected to us */
-    PEER_FAREWELL_MS_MAX = 1000,        /* for a REFUSE to leave */
-    PEER_STRANGERS_MAX = 64,            /* connections to us that have not said HELLO; the oldest makes room */
+    PEER_DIAL_MS_MAX = 2000,     /* connecting, TLS and HELLO of one that we dial */
+    PEER_GREETING_MS_MAX = 5000, /* TLS and HELLO of one that has connected to us */
+    PEER_FAREWELL_MS_MAX = 1000, /* for a REFUSE to leave */
+    PEER_STRANGERS_MAX = 256,    /* connections to us that have not said HELLO; the oldest makes room ... */
+    PEER_STRANGER_MS_MIN = 250,  /* ... once it has had so long; until then newcomers wait in the backlog */
+    PEER_DIALS_MAX = 32,         /* for one purpose, under way at once; the others wait */
+    PEER_DIAL_WAIT_MS_MAX = 5000,
     PEER_INBOUND_MAX = 8 * MEMBERS_MAX, /* links to us; the oldest makes room */
     PEER_CHECK_MS = 500,
     PEER_STEADY_MS = 1000,  /* a link that was up for so long is dialled again without delay */
@@ -52,7 +55,8 @@ struct peers {
     size_t link_count;
     struct peer_inbound *inbound; /* newest first */
     size_t strangers, inbound_links;
-    struct peer_dial *dials;
+    struct peer_dial *dials, *waiting; /* under way; not begun */
+    size_t dial_count;                 /* under way */
     struct loop_timer *check;
     struct resolver *resolver;
     struct complaints of_links, of_strangers;

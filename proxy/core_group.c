@@ -26,6 +26,7 @@ enum {
     AWAY_MS = 3000,     /* for handing over because our Valkey is gone, or because we have none */
     GONE_MS = 100,      /* our Valkey has not answered for so long ... */
     GONE_MS_MAX = 1000, /* ... or answers, and has not been attached again */
+    DISK_MS_MAX = 1000, /* a write of the log that takes longer */
     COMPLAIN_MS = 10000,
     SNAPSHOTS_MS = 500,
     BEGIN_ENTRIES_MAX = 64, /* a log longer than that has certainly begun */
@@ -401,19 +402,32 @@ static void go_away(struct core *c, const char *to, const char *why)
     log_transfer(c->log, to, AWAY_MS, on_away, c);
 }
 
-/* Our Valkey is gone and another one is warm: another node should lead. If only the tap was cut, we are back in a
- * moment. */
-static void valkey_gone(struct core *c)
+/* Why another node should lead, if one can: our Valkey is gone (if only the tap was cut, we are back in a moment),
+ * or our disk does not take what the others' do. NULL: no reason. */
+static const char *unfit(struct core *c)
+{
+    if (log_stalled(c->log))
+        return "our disk is full";
+    if (log_disk_ms(c->log) > DISK_MS_MAX)
+        return "our disk does not answer";
+    if (!c->attached && c->was_attached &&
+        loop_now_ms(c->loop) >= c->detached_ms + (node_valkey_down(c->node) ? GONE_MS : GONE_MS_MAX))
+        return "our Valkey is gone";
+    return NULL;
+}
+
+static void make_way(struct core *c)
 {
     struct log_member_status m[MEMBERS_MAX];
+    const char *why = unfit(c);
     size_t n;
 
-    if (loop_now_ms(c->loop) < c->detached_ms + (node_valkey_down(c->node) ? GONE_MS : GONE_MS_MAX))
+    if (why == NULL)
         return;
     n = log_members(c->log, m, MEMBERS_MAX);
     for (size_t i = 0; i < n; i++)
         if (!m[i].self && m[i].connected && m[i].state.fed_index > 0 && m[i].member.role == MEMBER_VOTER) {
-            go_away(c, NULL, "our Valkey is gone, another one is warm");
+            go_away(c, NULL, why);
             return;
         }
 }
@@ -467,6 +481,6 @@ void core_group_tick(struct core *c)
         return;
     if (c->witness || !c->may_begin)
         lead_now(c);
-    else if (!c->attached && c->was_attached)
-        valkey_gone(c);
+    else
+        make_way(c);
 }
