@@ -25,9 +25,6 @@
 #include "log/base/diag.h"
 #include "log/log.h"
 
-#pragma weak log_note
-#pragma weak log_noted
-
 enum { NOTE_VERSION = 1, KEPT = 2 };
 static const char note_name[] = "feed";
 
@@ -114,7 +111,7 @@ static bool take_checkpoint(struct cursor *c, struct checkpoint *k)
 static void read_note(struct checkpoints *c)
 {
     char bytes[LOG_NOTE_BYTES_MAX];
-    struct cursor at = cursor_of(bytes, log_noted == NULL ? 0 : log_noted(c->log, note_name, bytes, sizeof bytes));
+    struct cursor at = cursor_of(bytes, log_noted(c->log, note_name, bytes, sizeof bytes));
     size_t count;
 
     if (at.left < 2 || cursor_u8(&at) != NOTE_VERSION)
@@ -146,10 +143,7 @@ static void fly(struct checkpoints *c, const struct request *r)
     CHECK(!b.failed && b.len <= LOG_NOTE_BYTES_MAX);
     c->note = must_calloc(1, sizeof *c->note);
     c->note->owner = c;
-    if (log_note == NULL)
-        on_noted(c->note, true);
-    else
-        log_note(c->log, note_name, b.len > 0 ? buf_head(&b) : "", b.len, on_noted, c->note);
+    log_note(c->log, note_name, b.len > 0 ? buf_head(&b) : "", b.len, on_noted, c->note);
     buf_free(&b);
 }
 

@@ -15,6 +15,7 @@
 #include "config/config.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "proxy/feed_checkpoint.h"
 #include "proxy/node_internal.h"
 #include "proxy/tap.h"
 
@@ -322,6 +323,8 @@ void node_hand_over(struct node *n)
     if (n->state == NODE_REBUILDING || n->state == NODE_PROMOTING)
         node_rebuilt(n);
     node_follow_stop(n);
+    if (checkpoints_newest(n->checkpoints) != NULL) /* of a feed before this; they would hold the log's beginning */
+        checkpoints_wipe(n->checkpoints, NULL, NULL);
     n->joined.attached = true;
     n->joined.offset = n->offset;
     (void)snprintf(n->joined.run_id, sizeof n->joined.run_id, "%s", n->valkey.run_id);

@@ -130,7 +130,7 @@ static void on_finished(void *arg, bool ok)
     if (s->adopting) {
         node_adopted(n, ok);
     } else if (ok && s->fed) {
-        s->truncate_before = least(cut_before(n, s->mark.log_from), checkpoints_log_from(n->checkpoints));
+        s->truncate_before = cut_before(n, s->mark.log_from);
         s->truncate_after = log_committed(n->log);
     } else if (ok) { /* what the core has just said again (snapshot_ended) comes first */
         s->truncate_before = cut_before(n, s->mark.log_from);
@@ -156,7 +156,7 @@ void node_snapshot_finish(struct node *n)
 bool node_snapshot_open(struct node *n, bool adopting)
 {
     struct node_snapshot *s = &n->snapshot;
-    uint64_t retry_at = s->retry_at_ms, pause = s->pause_ms;
+    uint64_t retry_at = s->retry_at_ms, pause = s->pause_ms, before = s->truncate_before, after = s->truncate_after;
     char why[NODE_WHY_BYTES_MAX] = "";
     struct snapshot_writer *writer;
 
@@ -176,7 +176,9 @@ bool node_snapshot_open(struct node *n, bool adopting)
                                 .active_ms = loop_now_ms(n->loop),
                                 .started_ms = loop_now_ms(n->loop),
                                 .retry_at_ms = retry_at,
-                                .pause_ms = pause};
+                                .pause_ms = pause,
+                                .truncate_before = before,
+                                .truncate_after = after};
     n->figures.snapshot_running = true;
     return true;
 }
@@ -335,16 +337,25 @@ static uint64_t behind_max(const struct node *n)
     return n->config->snapshot_log_bytes < share ? n->config->snapshot_log_bytes : share;
 }
 
+/* What the checkpoints of a feed need stays until there are newer ones. */
+static void truncate_log(struct node *n)
+{
+    struct node_snapshot *s = &n->snapshot;
+    uint64_t needed = checkpoints_log_from(n->checkpoints);
+
+    if (needed >= s->truncate_before)
+        s->truncate_after = 0;
+    log_truncate(n->log, least(s->truncate_before, needed));
+}
+
 void node_snapshot_tick(struct node *n, uint64_t now_ms)
 {
     struct node_snapshot *s = &n->snapshot;
 
     if (log_stalled(n->log))
         give_up_trail(n);
-    if (s->truncate_after != 0 && log_committed(n->log) >= s->truncate_after) {
-        s->truncate_after = 0;
-        log_truncate(n->log, s->truncate_before);
-    }
+    if (s->truncate_after != 0 && log_committed(n->log) >= s->truncate_after)
+        truncate_log(n);
     if (s->phase == SNAPSHOT_TAKING)
         go_on(n, now_ms);
     else if (s->phase == SNAPSHOT_NONE && (n->state == NODE_FED || n->snapshots_by_itself) &&
@@ -368,9 +379,8 @@ void node_snapshot_came(struct node *n)
     n->figures.snapshot_index = mark.index;
     n->figures.snapshot_bytes = mark.rdb_bytes;
     n->figures.snapshot_unix_ms = mark.taken_ms;
-    log_truncate(n->log, n->checkpoints != NULL
-                             ? least(cut_before(n, mark.log_from), checkpoints_log_from(n->checkpoints))
-                             : cut_before(n, mark.log_from));
+    n->snapshot.truncate_before = cut_before(n, mark.log_from);
+    n->snapshot.truncate_after = log_committed(n->log);
 }
 
 void node_snapshots(struct node *n, bool by_itself)

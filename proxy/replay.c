@@ -29,32 +29,9 @@
 #include "log/base/buf.h"
 #include "log/base/diag.h"
 #include "log/record.h"
+#include "proxy/replay_internal.h"
 
-enum { INTENTS_FIRST_CAP = 64, WHY_BYTES_MAX = 160, SELECT_BYTES_MAX = 64 };
-enum seek { SEEK_NOTHING, SEEK_BYTES, SEEK_INDEX };
-
-struct replay {
-    struct log *log;
-    struct snapshot_mark mark; /* all zero: none */
-    bool has_mark;
-    bool mark_tells;              /* what is in force at the mark: what the log says before it is older */
-    uint64_t first, next;         /* entries walked: first .. next - 1 */
-    uint64_t entry, effects;      /* the entry at hand, and effects counted in it */
-    struct buf *out;              /* of the step at hand; NULL = no output */
-    int64_t out_db;               /* database selected at the end of the stream */
-    uint64_t bytes;               /* of stream */
-    struct replay_intent *intent; /* intent[head .. count) by rising seq */
-    size_t head, count, cap;
-    uint64_t last_seq; /* of the newest intent seen */
-    struct replay_facts facts;
-    struct {
-        enum seek what;
-        uint64_t goal;
-        enum replay_search result;
-        struct replay_place place;
-    } seek;
-    char why[WHY_BYTES_MAX];
-};
+enum { INTENTS_FIRST_CAP = 64, SELECT_BYTES_MAX = 64 };
 
 void replay_attach_body(struct buf *body, uint64_t offset, const char *replid, const char *run_id, bool again)
 {
@@ -145,49 +122,6 @@ static struct replay_intent *find(struct replay *r, uint64_t seq)
     return &r->intent[low];
 }
 
-/* ---- places ---- */
-
-static void place_at(const struct replay *r, uint64_t index, uint64_t effects, struct replay_place *out)
-{
-    const struct replay_facts *f = &r->facts;
-
-    *out = (struct replay_place){.db = r->out_db,
-                                 .mark = {.index = index,
-                                          .effects = effects,
-                                          .log_from = index,
-                                          .next_seq = f->next_seq,
-                                          .offset = f->offset,
-                                          .db = f->db,
-                                          .mode = f->mode}};
-    memcpy(out->mark.replid, f->replid, sizeof out->mark.replid);
-    memcpy(out->mark.run_id, f->run_id, sizeof out->mark.run_id);
-    for (size_t i = r->head; i < r->count; i++) {
-        if (r->intent[i].resp == NULL)
-            continue;
-        if (r->intent[i].index < index)
-            out->mark.log_from = r->intent[i].index;
-        break;
-    }
-}
-
-static void found(struct replay *r, uint64_t index, uint64_t effects)
-{
-    r->seek.result = REPLAY_FOUND;
-    place_at(r, index, effects, &r->seek.place);
-}
-
-/* So many bytes have been made, at the end of a command; `effects` of the entry are done. */
-static void passed(struct replay *r, size_t n, uint64_t effects)
-{
-    r->bytes += n;
-    if (r->seek.what != SEEK_BYTES || r->seek.result != REPLAY_SEEKING || r->bytes < r->seek.goal)
-        return;
-    if (r->bytes == r->seek.goal)
-        found(r, r->entry, effects);
-    else
-        r->seek.result = REPLAY_MISSED;
-}
-
 /* What the log says here is older than what the mark has told. */
 static bool before_mark(const struct replay *r)
 {
@@ -208,7 +142,7 @@ static void put_select(struct replay *r, uint32_t db)
     if (r->out != NULL)
         buf_append(r->out, select, (size_t)n);
     r->out_db = db;
-    passed(r, (size_t)n, r->effects - 1);
+    replay_passed(r, (size_t)n, r->effects - 1);
 }
 
 /* The effect at hand, counted already. */
@@ -223,7 +157,7 @@ static void put(struct replay *r, uint32_t db_before, uint32_t db_after, const c
     if (r->out != NULL)
         buf_append(r->out, resp, n);
     r->out_db = db_after;
-    passed(r, n, r->effects);
+    replay_passed(r, n, r->effects);
 }
 
 /* Counts one effect; true if it is in the snapshot already. */
@@ -368,7 +302,7 @@ static void on_entry(void *arg, const struct entry_view *e)
     if (frames.bad)
         damage(r, "malformed frame in entry", e->index);
     if (r->seek.what == SEEK_INDEX && r->entry == r->seek.goal)
-        found(r, r->entry + 1, 0);
+        replay_found(r, r->entry + 1, 0);
 }
 
 /* ---- the door ---- */
@@ -406,6 +340,8 @@ struct replay *replay_new(struct log *log, const struct snapshot_mark *mark)
             damage(r, "the log begins after the snapshot needs it, at", r->first);
         if (mark->run_id[0] != '\0')
             tell_from_mark(r, mark);
+        else if (mark->mode > 0)
+            r->facts.mode = mark->mode;
     } else if (r->first > 1) {
         damage(r, "no snapshot, and the log begins at", r->first);
     }
@@ -462,58 +398,6 @@ double replay_progress(const struct replay *r)
     if (end <= r->first || r->next >= end)
         return 1;
     return (double)(r->next - r->first) / (double)(end - r->first);
-}
-
-uint64_t replay_walked(const struct replay *r)
-{
-    return r->next - 1;
-}
-
-uint64_t replay_bytes(const struct replay *r)
-{
-    return r->bytes;
-}
-
-void replay_place(const struct replay *r, struct replay_place *out)
-{
-    if (r->has_mark && r->next <= r->mark.index) { /* all that was walked is before the mark */
-        *out = (struct replay_place){.mark = r->mark, .db = r->out_db};
-        return;
-    }
-    place_at(r, r->next, 0, out);
-}
-
-/* ---- looking for a place ---- */
-
-void replay_seek_bytes(struct replay *r, uint64_t bytes)
-{
-    r->seek.what = SEEK_BYTES;
-    r->seek.goal = bytes;
-    r->seek.result = bytes < r->bytes ? REPLAY_MISSED : REPLAY_SEEKING;
-    if (bytes == r->bytes) {
-        r->seek.result = REPLAY_FOUND;
-        replay_place(r, &r->seek.place);
-    }
-}
-
-void replay_seek_index(struct replay *r, uint64_t index)
-{
-    bool before = r->has_mark && (index + 1 < r->mark.index || (index + 1 == r->mark.index && r->mark.effects > 0));
-
-    r->seek.what = SEEK_INDEX;
-    r->seek.goal = index;
-    r->seek.result = before || index + 1 < r->next ? REPLAY_MISSED : REPLAY_SEEKING;
-    if (!before && index + 1 == r->next) {
-        r->seek.result = REPLAY_FOUND;
-        replay_place(r, &r->seek.place);
-    }
-}
-
-enum replay_search replay_sought(const struct replay *r, struct replay_place *out)
-{
-    if (r->seek.result == REPLAY_FOUND)
-        *out = r->seek.place;
-    return r->seek.result;
 }
 
 /* Pending intents without their holes: packed to the front of the array, where facts.pending can point. */
