@@ -7,7 +7,8 @@
  * call and tells what has changed, in an order that the owner can rely on:
  *
  *   1. roles before commits: entries of another leader are never reported to one who believes to lead;
- *   2. lead(same) before the commit of the barrier that made it true: the barrier has taken the index that the open
+ *   2. commits before lead(): what a new leader makes of the log's end must be made of all of it;
+ *   3. but lead(same) before the commit of the barrier that made it true: the barrier has taken the index that the open
  *      batch had (see open_index), and who waits for that batch must not be answered for the barrier.
  *
  * We lead, for the owner, once the barrier is committed: then all that earlier leaders have committed is here. And
@@ -412,7 +413,10 @@ static bool tell_one(struct log *l)
     if (l->writing == WRITE_FAILED)
         return false;
     if (may_lead(l)) {
-        tell_lead(l);
+        if (l->role == LOG_LOST && l->foreign)
+            tell_follow(l); /* another one led, too shortly for its name to reach us */
+        else if (l->role == LOG_LOST || !tell_committed(l))
+            tell_lead(l);
         return true;
     }
     if (l->role == LOG_LEADS && l->raft_role != CONSENSUS_LEADER) {

@@ -138,14 +138,20 @@ static void run_setup(struct session *s)
         setup_free(s);
 }
 
+void session_moved(struct session *s)
+{
+    CHECK(s->through != NULL && s->op_count == 0);
+    s->last_word = relay_moved;
+    session_finish(s);
+}
+
 /* This node leads no more. */
 static void move(struct session *s)
 {
     if (s->op_count > 0)
         return;
-    if (s->through != NULL) { /* it asks the new leader, also for what has not been begun here */
-        s->last_word = relay_moved;
-        session_finish(s);
+    if (s->through != NULL) {
+        session_moved(s);
         return;
     }
     if (s->setup == NULL && s->user == NULL && s->tx == NULL && !s->watching && !s->tracking && !s->monitoring &&

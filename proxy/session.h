@@ -184,7 +184,10 @@ void session_adopt(struct worker *w, struct stream *stream, bool unix_socket, st
 /* For a client of another node. Takes the stream. */
 void session_relayed(struct worker *w, struct stream *stream, const char *from, const char *address);
 void session_close(struct session *s, const char *why);
-void session_finish(struct session *s);     /* closes when all that was asked has been answered */
+void session_finish(struct session *s); /* closes when all that was asked has been answered */
+/* A relayed one, nothing unanswered: its relay is to ask the next leader, also for what has come and was not begun.
+ */
+void session_moved(struct session *s);
 void session_kick(struct session *s);       /* have it run in this turn */
 void session_run(struct session *s);        /* dispatches what is held and stashed, as far as it goes */
 void session_wait(struct session *s);       /* put on the waiting list: kicked when a connection becomes ready */

@@ -266,7 +266,10 @@ static void drain_step(struct worker *w, uint64_t now_ms)
         return;
     for (s = TAILQ_FIRST(&w->sessions); s != NULL; s = next) {
         next = TAILQ_NEXT(s, in_worker);
-        session_close(s, "Holdfast is shutting down");
+        if (s->through != NULL && s->op_count == 0)
+            session_moved(s);
+        else
+            session_close(s, "Holdfast is shutting down");
     }
     relays_close(w, "Holdfast is shutting down");
     w->drained(w->drained_arg);

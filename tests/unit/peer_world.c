@@ -101,10 +101,29 @@ static void on_link(void *arg, uint64_t id, bool up, const char *why)
     (void)snprintf(n->why, sizeof n->why, "%s", why);
 }
 
+static void on_unread(void *arg, const char *bytes, size_t n)
+{
+    (void)arg;
+    (void)bytes;
+    (void)n;
+}
+
+static void on_unread_closed(void *arg, const char *why)
+{
+    (void)why;
+    stream_close(arg);
+}
+
+static const struct stream_events unread_events = {.data = on_unread, .closed = on_unread_closed};
+
 static void on_accepted(void *arg, struct stream *s, const struct peer_hello *h)
 {
     struct node *n = arg;
 
+    if (n->keep_no_taken) {
+        stream_hand_over(s, &unread_events, s);
+        return;
+    }
     n->taken = s;
     memcpy(n->extra, h->extra, h->extra_bytes);
     n->extra_bytes = h->extra_bytes;

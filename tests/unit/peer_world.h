@@ -27,6 +27,7 @@ struct node {
     uint64_t next_mark;             /* of other messages: their wall_ms must rise */
     size_t marks, gaps;
     struct stream *taken; /* RELAY or FETCH that was accepted */
+    bool keep_no_taken;   /* until their other end closes, nobody reads them */
     char extra[PEER_EXTRA_BYTES_MAX];
     size_t extra_bytes;
     char why[512]; /* the last link that went down */

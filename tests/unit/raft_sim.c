@@ -187,6 +187,9 @@ static void handle(struct rsim *w, struct rsim_event *e)
         if (w->heal_us <= w->now_us)
             rsim_open_links(w);
         break;
+    case EVENT_SWAP:
+        rsim_swap(w, n);
+        break;
     case EVENT_CRASH:
         if (mine && !w->calm)
             rsim_crash(n, rsim_random(w, 20 * RSIM_MS));

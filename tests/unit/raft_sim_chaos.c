@@ -223,6 +223,14 @@ static void transfer(struct rsim *w)
         rsim_hand_over(leader, to->id);
 }
 
+static void cut_leader_off(struct rsim *w, struct rsim_node *leader, uint64_t for_us)
+{
+    isolate(w, leader, true, true);
+    w->n.cuts++;
+    w->heal_us = w->now_us + for_us;
+    rsim_push(w, (struct rsim_event){.at_us = w->heal_us, .kind = EVENT_HEAL});
+}
+
 /* A follower that has lost all memory of the leader's last heartbeat just when that leader is cut off: what the lease
  * must survive. */
 static void cut_and_restart(struct rsim *w)
@@ -231,12 +239,37 @@ static void cut_and_restart(struct rsim *w)
 
     if (leader == NULL)
         return;
-    isolate(w, leader, true, true);
-    w->n.cuts++;
-    w->heal_us = w->now_us + rsim_random(w, elections_us(w, 50));
-    rsim_push(w, (struct rsim_event){.at_us = w->heal_us, .kind = EVENT_HEAL});
+    cut_leader_off(w, leader, rsim_random(w, elections_us(w, 50)));
     for (unsigned i = 0; i < w->nodes; i++)
         if (&w->at[i] != leader && rsim_chance(w, 700))
+            rsim_crash(&w->at[i], rsim_random(w, elections_us(w, 2)));
+}
+
+/* Somebody misses a while, and comes back just when the leader goes and all others crash: whoever is elected then
+ * needs what those others have promised. First half; rsim_swap() is the second. */
+static void leave_one_behind(struct rsim *w)
+{
+    struct rsim_node *n = &w->at[rsim_random(w, w->nodes)];
+
+    isolate(w, n, true, true);
+    w->n.cuts++;
+    w->heal_us = w->now_us + elections_us(w, 5) + rsim_random(w, elections_us(w, 20));
+    rsim_push(w, (struct rsim_event){.at_us = w->heal_us, .kind = EVENT_SWAP, .to = n->slot});
+}
+
+void rsim_swap(struct rsim *w, const struct rsim_node *behind)
+{
+    struct rsim_node *leader = rsim_leader(w);
+
+    if (w->calm || w->heal_us > w->now_us)
+        return;
+    rsim_open_links(w);
+    if (leader == NULL || leader == behind)
+        return;
+    TRACE(w, "%u is back, %u is cut off, the others crash", behind->slot, leader->slot);
+    cut_leader_off(w, leader, elections_us(w, 10) + rsim_random(w, elections_us(w, 50)));
+    for (unsigned i = 0; i < w->nodes; i++)
+        if (&w->at[i] != leader && &w->at[i] != behind)
             rsim_crash(&w->at[i], rsim_random(w, elections_us(w, 2)));
 }
 
@@ -264,6 +297,8 @@ void rsim_chaos(struct rsim *w)
         transfer(w);
     else if (what < 760)
         cut_and_restart(w);
+    else if (what < 820)
+        leave_one_behind(w);
 }
 
 void rsim_calm(struct rsim *w)

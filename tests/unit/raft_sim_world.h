@@ -97,6 +97,7 @@ enum rsim_event_kind {
     EVENT_CHAOS,
     EVENT_OPERATE,
     EVENT_HEAL,
+    EVENT_SWAP,
     EVENT_CRASH,
     EVENT_START /* a node that crashed */
 };
@@ -218,6 +219,7 @@ void rsim_crash(struct rsim_node *n, uint64_t down_us);
 /* Sometimes a node crashes just then: while what it did is on its way to the disk. */
 void rsim_at_risk(struct rsim_node *n, unsigned permille);
 void rsim_open_links(struct rsim *w);
+void rsim_swap(struct rsim *w, const struct rsim_node *behind);
 /* As soon as that one has everything, but within an election timeout. */
 void rsim_hand_over(struct rsim_node *leader, uint64_t to);
 void rsim_try_hand_over(struct rsim_node *n);

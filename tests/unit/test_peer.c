@@ -16,6 +16,8 @@
 #include "tests/unit/peer_world.h"
 #include "tests/unit/tls_files.h"
 
+enum { CROWD = 500 };
+
 #define A (&w->nodes[0])
 #define B (&w->nodes[1])
 #define C (&w->nodes[2])
@@ -360,6 +362,55 @@ static void test_relay_tls(void **state)
     relay(true);
 }
 
+struct crowd {
+    size_t done, got;
+    struct buf streams; /* struct stream * */
+};
+
+static void on_one_of_many(void *arg, struct stream *s, const char *why)
+{
+    struct crowd *c = arg;
+
+    (void)why;
+    c->done++;
+    c->got += s != NULL;
+    buf_append(&c->streams, &s, sizeof s);
+}
+
+static bool all_done(struct world *w, void *arg)
+{
+    (void)w;
+    return ((struct crowd *)arg)->done == CROWD;
+}
+
+/* All clients of a node, relayed at once to a new leader. */
+static void test_crowd(void **state)
+{
+    struct world world, *w = &world;
+    struct crowd c = {0};
+    size_t marks = 1;
+
+    (void)state;
+    world_open(w, true);
+    A->keep_no_taken = B->keep_no_taken = true;
+    node_start(A);
+    node_start(B);
+    for (int i = 0; i < CROWD; i++)
+        (void)peers_dial(A->peers, &B->self, PEER_RELAY, NULL, 0, on_one_of_many, &c);
+    node_knows(A, 2, A, B);
+    assert_true(world_run(w, a_to_b, NULL)); /* the link does not wait for them */
+    assert_true(c.done < CROWD);
+    send_mark(A, B, 0);
+    assert_true(world_run(w, has_marks, &marks));
+    assert_true(world_run(w, all_done, &c));
+    assert_int_equal(c.got, CROWD);
+    for (size_t i = 0; i < CROWD; i++)
+        stream_close(((struct stream **)(void *)buf_head(&c.streams))[i]);
+    buf_free(&c.streams);
+    world_pass(w, 100);
+    world_close(w);
+}
+
 static void test_dial_fails(void **state)
 {
     struct world world, *w = &world;
@@ -412,6 +463,7 @@ int main(void)
         cmocka_unit_test(test_wrong_certificates),
         cmocka_unit_test(test_relay_plain),
         cmocka_unit_test(test_relay_tls),
+        cmocka_unit_test(test_crowd),
         cmocka_unit_test(test_dial_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
