@@ -144,6 +144,13 @@ void peers_set(struct peers *p, const struct members *m)
         p->events->link(p->arg, gone[i], false, "not wanted any more");
 }
 
+void peers_hurry(struct peers *p, const char *name)
+{
+    for (size_t i = 0; i < p->link_count; i++)
+        if (link_is_named(p->links[i], name))
+            link_hurry(p->links[i]);
+}
+
 static struct peer_link *link_to(const struct peers *p, uint64_t id)
 {
     for (size_t i = 0; i < p->link_count; i++)

@@ -21,7 +21,7 @@ enum {
     PEER_STRANGERS_MAX = 256,    /* connections to us that have not said HELLO; the oldest makes room ... */
     PEER_STRANGER_MS_MIN = 250,  /* ... once it has had so long; until then newcomers wait in the backlog */
     PEER_DIALS_MAX = 32,         /* for one purpose, under way at once; the others wait */
-    PEER_DIAL_WAIT_MS_MAX = 5000,
+    PEER_DIAL_WAIT_MS_MAX = 10000,
     PEER_INBOUND_MAX = 8 * MEMBERS_MAX, /* links to us; the oldest makes room */
     PEER_CHECK_MS = 500,
     PEER_STEADY_MS = 1000,  /* a link that was up for so long is dialled again without delay */
@@ -89,6 +89,8 @@ const char *conn_remote(const struct peer_conn *c); /* address without port */
 /* ---- peer_link.c ---- */
 struct peer_link *link_new(struct peers *p, const struct member *m);
 void link_free(struct peer_link *k);
+void link_hurry(struct peer_link *k); /* if it waits to dial again: now */
+bool link_is_named(const struct peer_link *k, const char *name);
 bool link_is_to(const struct peer_link *k, const struct member *m); /* may go on being used for this member */
 uint64_t link_id(const struct peer_link *k);                        /* 0: not up */
 void link_send(struct peer_link *k, const struct peer_message *m);

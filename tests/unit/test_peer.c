@@ -16,7 +16,7 @@
 #include "tests/unit/peer_world.h"
 #include "tests/unit/tls_files.h"
 
-enum { CROWD = 500 };
+enum { CROWD = 100 };
 
 #define A (&w->nodes[0])
 #define B (&w->nodes[1])
