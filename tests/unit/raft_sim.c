@@ -256,6 +256,7 @@ static void free_world(struct rsim *w)
     for (unsigned i = 0; i < w->nodes; i++)
         rsim_node_free(&w->at[i]);
     rsim_check_free(w);
+    record_drop(w->founding);
     free(w);
 }
 

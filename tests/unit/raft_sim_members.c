@@ -48,10 +48,11 @@ void rsim_found(struct rsim *w, unsigned voters)
     consensus_encode(&m, &change);
     first = rsim_record((struct hash128){0, 0}, RECORD_CHANGE, 1, 1, 0, buf_head(&change), change.len);
     for (unsigned i = 0; i < voters; i++) {
+        w->at[i].founder = true;
         w->at[i].disk.term = 1;
         rsim_disk_append(&w->at[i].disk, record_hold(first));
     }
-    record_drop(first);
+    w->founding = first;
     buf_free(&change);
     for (unsigned i = 0; i < voters; i++)
         rsim_node_start(&w->at[i]);
@@ -219,13 +220,17 @@ static void lose_disk(struct rsim *w)
         rsim_node_start(replacement);
 }
 
-/* The bug: it comes back as its old self. */
+/* The bug: it comes back as its old self, with what it was founded with. */
 void rsim_forget_everything(struct rsim_node *n)
 {
     TRACE(n->w, "%u has forgotten everything", n->slot);
     n->w->n.lost_disks++;
     rsim_disk_free(n);
     n->disk = (struct rsim_disk){.first = 1};
+    if (n->founder) {
+        n->disk.term = 1;
+        rsim_disk_append(&n->disk, record_hold(n->w->founding));
+    }
     n->ever_committed = 0;
     n->started = false;
 }

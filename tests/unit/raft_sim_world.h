@@ -59,7 +59,8 @@ struct rsim_node {
     unsigned slot;
     uint64_t id;
     bool up, lost; /* lost: its disk is gone, and so is it, for ever */
-    bool started;  /* it has run before */
+    bool founder;
+    bool started; /* it has run before */
     unsigned incarnation;
     struct consensus *c;
     uint64_t clock_offset_ms, boot_offset_ms;
@@ -141,6 +142,7 @@ struct rsim {
     size_t event_count, event_room;
     struct rsim_node at[RSIM_NODES_MAX];
     unsigned nodes;
+    struct record *founding; /* the group's first entry */
     enum { LINK_OPEN, LINK_DROPS, LINK_HOLDS } link[RSIM_NODES_MAX][RSIM_NODES_MAX];
     uint64_t link_free_us[RSIM_NODES_MAX][RSIM_NODES_MAX]; /* FIFO */
     uint64_t link_busy_us[RSIM_NODES_MAX][RSIM_NODES_MAX]; /* until then messages wait in its queue */
