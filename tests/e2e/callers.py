@@ -12,6 +12,7 @@ from harness import wait_until
 from resp import Client, Closed, RespError
 
 RETRY_S = 0.002
+REFUSED_UNTIL_ELSEWHERE_S = 1.0
 
 
 class Request:
@@ -27,14 +28,14 @@ class Request:
 
 class Retrying(threading.Thread):
     """Writes, one at a time: RPUSH of unique ids to a list of its own. A refused one is sent again; an uncertain one is given up (it may
-    be there) and the next one begins. Goes to the next endpoint when the connection is lost."""
+    be there) and the next one begins. Goes to the next endpoint when the connection is lost, or refuses for long."""
 
     def __init__(self, endpoints, name, pause=0.001, timeout=15, command="RPUSH", db=0):
         super().__init__(daemon=True)
         self.endpoints, self.name_, self.key = list(endpoints), name, f"list:{name}"
         self.pause, self.timeout, self.command, self.db = pause, timeout, command, db
         self.requests, self.stop, self.crash = [], threading.Event(), None
-        self.client, self.at = None, 0
+        self.client, self.since, self.at = None, 0.0, 0
 
     def run(self):
         try:
@@ -54,13 +55,15 @@ class Retrying(threading.Thread):
         while request.outcome is None:
             try:
                 if self.client is None:
-                    self.client = Client(self.endpoints[self.at], timeout=self.timeout, db=self.db)
+                    self.client, self.since = Client(self.endpoints[self.at], timeout=self.timeout, db=self.db), time.monotonic()
             except (Closed, OSError, RespError) as e:
                 request.attempts.append(f"connect: {e}")
                 self._lost()
             else:
                 self._attempt(request)
             if request.outcome is None:
+                if self.client and len(self.endpoints) > 1 and time.monotonic() > max(request.sent, self.since) + REFUSED_UNTIL_ELSEWHERE_S:
+                    self._lost()
                 if self.stop.is_set():
                     request.outcome = "refused"  # of all its attempts
                 time.sleep(RETRY_S)
