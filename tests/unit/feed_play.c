@@ -150,7 +150,7 @@ static bool until_line(struct fixture *f)
 
     while (p->in.len > 0 && buf_head(&p->in)[0] == '\n')
         buf_consume(&p->in, 1);
-    return p->gone || memmem(buf_head(&p->in), p->in.len, "\r\n", 2) != NULL;
+    return p->gone || (p->in.len > 0 && memmem(buf_head(&p->in), p->in.len, "\r\n", 2) != NULL);
 }
 
 void line(struct play *p, char *out, size_t size)

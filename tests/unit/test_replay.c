@@ -357,12 +357,106 @@ static void modes_and_nothing(void **state)
     drop_log(f);
 }
 
+/* ---- places ---- */
+
+/* From every place that can be found, the rest of the stream is exactly the rest, and what is known at the end is the
+ * same. */
+static void from_every_place(void **state)
+{
+    struct fixture *f = new_log();
+    struct result whole;
+    size_t found = 0, all;
+    uint64_t last;
+
+    (void)state;
+    intent(f, 1, 0, "one\r\n");
+    intent(f, 2, 3, "two\r\n");
+    (void)commit(f);
+    attach(f, 10, "id-a", "run-a", false);
+    OUTCOME(f, 20, REF(2, 1), RAW(0, 2, "raw\r\n"), RAW(2, 2, ""));
+    intent(f, 3, 2, "three\r\n");
+    OUTCOME(f, 30, REF(3, 1));
+    (void)commit(f);
+    attach(f, 40, "id-b", "run-b", false);
+    intent(f, 4, 1, "four\r\n");
+    OUTCOME(f, 50, REF(1, 1), RESOLVED(1), RAW(1, 1, "last\r\n"));
+    last = commit(f);
+    walk(f, NULL, 1, &whole);
+    all = whole.out.len - 1; /* its zero */
+    for (size_t at = 0; at <= all + 1; at++) {
+        struct replay *seek = replay_new(f->log, NULL);
+        struct replay_place place;
+        struct result rest = {0};
+
+        replay_seek_bytes(seek, at);
+        while (replay_step(seek, NULL, 1))
+            continue;
+        if (replay_sought(seek, &place) == REPLAY_FOUND) {
+            found++;
+            rest.r = replay_new_at(f->log, &place);
+            while (replay_step(rest.r, &rest.out, 1))
+                continue;
+            assert_int_equal(rest.out.len, all - at);
+            if (at < all)
+                assert_memory_equal(buf_head(&rest.out), buf_head(&whole.out) + at, all - at);
+            rest.facts = replay_facts(rest.r);
+            assert_null(rest.facts->damage);
+            assert_string_equal(rest.facts->run_id, "run-b");
+            assert_true(rest.facts->offset == 50 && rest.facts->db == 1 && rest.facts->next_seq == 5);
+            assert_int_equal(rest.facts->pending_count, 1);
+            assert_true(rest.facts->pending[0].seq == 4 && rest.facts->pending[0].index == last);
+            end(&rest);
+        }
+        replay_free(seek);
+    }
+    assert_int_equal(found, 1 + 5 + 4); /* the beginning, five effects, four SELECTs */
+    end(&whole);
+    drop_log(f);
+}
+
+/* A walk that has ended goes on when more is committed; the end of an entry is found by its index. */
+static void goes_on(void **state)
+{
+    struct fixture *f = new_log();
+    struct result r;
+    struct replay_place place;
+    struct replay *seek;
+    uint64_t first;
+
+    (void)state;
+    intent(f, 1, 0, "one\r\n");
+    first = commit(f);
+    walk(f, NULL, 1 << 20, &r);
+    assert_int_equal(r.facts->pending_count, 1);
+    assert_int_equal(replay_walked(r.r), first);
+    OUTCOME(f, 20, REF(1, 1));
+    (void)commit(f);
+    assert_int_equal(replay_facts(r.r)->pending_count, 1); /* as of what was walked */
+    assert_false(replay_step(r.r, &r.out, 1 << 20));
+    assert_int_equal(replay_facts(r.r)->pending_count, 0);
+    assert_int_equal(replay_walked(r.r), first + 1);
+    seek = replay_new(f->log, NULL);
+    replay_seek_index(seek, first);
+    while (replay_step(seek, NULL, 1))
+        continue;
+    assert_int_equal(replay_sought(seek, &place), REPLAY_FOUND);
+    assert_true(place.mark.index == first + 1 && place.mark.effects == 0 && place.mark.log_from == first);
+    replay_free(seek);
+    end(&r);
+    drop_log(f);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(effects_in_order), cmocka_unit_test(mark_anywhere), cmocka_unit_test(refs_before_log_from),
-        cmocka_unit_test(pending),          cmocka_unit_test(damage),        cmocka_unit_test(attachments),
-        cmocka_unit_test(modes_and_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(effects_in_order),
+                                       cmocka_unit_test(mark_anywhere),
+                                       cmocka_unit_test(refs_before_log_from),
+                                       cmocka_unit_test(pending),
+                                       cmocka_unit_test(damage),
+                                       cmocka_unit_test(attachments),
+                                       cmocka_unit_test(modes_and_nothing),
+                                       cmocka_unit_test(from_every_place),
+                                       cmocka_unit_test(goes_on)};
 
     return cmocka_run_group_tests_name("replay", tests, NULL, NULL);
 }
