@@ -215,6 +215,8 @@ void take_role(struct consensus *c)
                                                                  : CONSENSUS_FOLLOWER;
     uint64_t leader = known_leader(c);
 
+    if (leader != 0)
+        consensus_patient(c, false);
     if (leader != 0 && c->contact.first_until_ms != 0)
         consensus_campaign_first(c, false); /* before a promise could be broken */
     if (role == c->role && leader == c->leader && c->raft.current_term == c->term)

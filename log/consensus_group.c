@@ -164,6 +164,7 @@ void consensus_tick(struct consensus *c)
         return; /* T22: libraft takes each tick for a timeout */
     if (c->contact.first_until_ms != 0 && c->now_ms >= c->contact.first_until_ms)
         consensus_campaign_first(c, false);
+    consensus_patient(c, false);
     c->ticked_ms = c->now_ms;
     if (step(c, &ev, NULL) != 0)
         return;
@@ -222,6 +223,17 @@ enum consensus_answer consensus_transfer(struct consensus *c, uint64_t id)
         return CONSENSUS_REFUSED;
     settle(c);
     return CONSENSUS_OK;
+}
+
+/* A restarted node lets others campaign first: one that led, lost its quorum with us and is still there holds what is
+ * not committed (consensus_campaign_first). A longer timer breaks no promise. */
+void consensus_patient(struct consensus *c, bool on)
+{
+    if (on == c->patient)
+        return;
+    c->patient = on;
+    raft_set_election_timeout(&c->raft, on ? 2 * c->set.election_ms : c->set.election_ms);
+    arm(c);
 }
 
 /* The shorter timer makes this node a candidate sooner, not a voter for others: it answers no vote requests

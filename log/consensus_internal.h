@@ -61,6 +61,7 @@ struct consensus {
     size_t scratch_cap;
     const struct peer_message *receiving;
     uint64_t back_step; /* HINT */
+    bool patient; /* restarted, and neither followed nor campaigned since */
     struct contact contact;
     uint64_t hard_asked, hard_durable;
     struct held held[HELD_MESSAGES_MAX];
@@ -85,6 +86,7 @@ void fail(struct consensus *c, const char *why);
 uint64_t clock_ms(struct consensus *c); /* never goes back */
 uint64_t known_leader(const struct consensus *c);
 void arm(struct consensus *c);
+void consensus_patient(struct consensus *c, bool on);
 void take_role(struct consensus *c); /* tells the host, if it has changed */
 void tell_members(struct consensus *c);
 void open_term(struct consensus *c);

@@ -137,5 +137,6 @@ void consensus_start(struct consensus *c, const struct consensus_start *s)
         return; /* libraft has freed both */
     raft_free(ev.start.entries);
     raft_free(token);
+    consensus_patient(c, c->set.restarted);
     settle(c);
 }

@@ -238,6 +238,28 @@ bool log_may_read(const struct log *l, uint64_t at_ms)
     return clock_boot_ms() < consensus_lease_end_ms(l->raft) || consensus_proven_ms(l->raft) >= at_ms;
 }
 
+uint64_t log_lease_ms_left(const struct log *l)
+{
+    uint64_t end, now = clock_boot_ms();
+
+    if (l->alone)
+        return UINT64_MAX;
+    end = l->role == LOG_LEADS ? consensus_lease_end_ms(l->raft) : 0;
+    return end > now ? end - now : 0;
+}
+
+struct hash128 log_running(const struct log *l)
+{
+    const struct record *r = tail_get(l->tail, l->committed);
+    struct hash128 running = {0};
+    uint64_t term;
+
+    if (r != NULL)
+        return r->running;
+    (void)store_at(l->store, l->committed, &term, &running);
+    return running;
+}
+
 uint64_t log_term(const struct log *l)
 {
     return l->raft_term;

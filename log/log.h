@@ -96,13 +96,18 @@ const char *log_leader(const struct log *l); /* name; "" if not known */
 /* Leader in a group: may a read whose reply was read from Valkey at `at_ms` (log_boot_ms()) be answered now? Yes if
  * the lease is valid now, or leadership was proven for a moment not before at_ms. A lone member: always. */
 bool log_may_read(const struct log *l, uint64_t at_ms);
+uint64_t log_lease_ms_left(const struct log *l); /* 0: none; alone: UINT64_MAX */
+/* The running hash after the newest committed entry: equal on all members that have committed as much. */
+struct hash128 log_running(const struct log *l);
 uint64_t log_boot_ms(void); /* CLOCK_BOOTTIME, read afresh */
 /* LOST: gives up the open batch and what is not committed; returns how many bytes that was. */
 uint64_t log_abandon(struct log *l);
 /* What this node tells the others about itself; to be kept up to date. */
 void log_tell(struct log *l, uint64_t fed_index, uint64_t valkey_keys);
-/* Hands leadership over: to `name`, or to the best one (NULL): a voter with a warm Valkey that has everything. The
- * lease ends at once. done() once: ok when another node leads, else with a reason, and we lead on. */
+/* Hands leadership over: to `name`, or to the best one (NULL): a voter with a warm Valkey that has everything; of
+ * LOG_ANYONE, in the end, one with any Valkey. The lease ends at once. done() once: ok when another node leads, else
+ * with a reason, and we lead on. */
+#define LOG_ANYONE "*"
 void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
                   void (*done)(void *arg, bool ok, const char *why), void *arg);
 struct log_member_status {

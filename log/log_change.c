@@ -15,7 +15,7 @@
 #include "log/base/clock.h"
 #include "log/log_internal.h"
 
-enum { CATCH_UP_ENTRIES = 64, CHANGE_MS_MAX = 10 * 60 * 1000, TRANSFER_COLD_MS = 300 };
+enum { CATCH_UP_ENTRIES = 64, CHANGE_MS_MAX = 10 * 60 * 1000, MEET_MS_MAX = 5000, TRANSFER_COLD_MS = 300 };
 
 /* ---- leadership ---- */
 
@@ -37,12 +37,14 @@ static bool fits(struct log *l, const struct member *m, bool cold)
     if (m->id == l->self.id || m->role != MEMBER_VOTER || k == NULL || !k->up ||
         (l->transfer.name[0] && strcmp(m->name, l->transfer.name) != 0))
         return false;
-    if (l->transfer.name[0] || cold)
+    if (l->transfer.name[0])
         return true;
+    if (cold)
+        return !m->log_only;
     return !m->log_only && k->state.fed_index > 0 && clock_mono_ms() - k->state_ms < LOG_STATE_OLD_MS;
 }
 
-/* Who has a warm Valkey and has everything; after a while, who has everything. */
+/* Who has a warm Valkey and has everything; after a while, who has any Valkey and everything. */
 static uint64_t best(struct log *l, bool cold)
 {
     const struct members *m = consensus_members(l->raft);
@@ -82,7 +84,7 @@ static void transfer_tick(struct log *l)
         transfer_end(l, false, "no member that has everything took over in time");
         return;
     }
-    t->target = best(l, now + TRANSFER_COLD_MS >= t->deadline_ms);
+    t->target = best(l, t->cold && now + TRANSFER_COLD_MS >= t->deadline_ms);
     if (t->target != 0)
         t->sent = consensus_transfer(l->raft, t->target) == CONSENSUS_OK;
 }
@@ -93,7 +95,10 @@ void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
     const struct members *m = l->raft != NULL ? consensus_members(l->raft) : &l->configured;
     struct members copy = *m;
     const char *why = NULL;
+    bool cold = name != NULL && strcmp(name, LOG_ANYONE) == 0;
 
+    if (cold)
+        name = NULL;
     if (l->alone)
         why = "this node is alone";
     else if (l->role != LOG_LEADS)
@@ -108,22 +113,22 @@ void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
         done(arg, false, why);
         return;
     }
-    l->transfer =
-        (struct transfer){.active = true, .deadline_ms = clock_mono_ms() + timeout_ms, .done = done, .arg = arg};
+    l->transfer = (struct transfer){
+        .active = true, .cold = cold, .deadline_ms = clock_mono_ms() + timeout_ms, .done = done, .arg = arg};
     (void)snprintf(l->transfer.name, sizeof l->transfer.name, "%s", name != NULL ? name : "");
     group_after(l);
 }
 
 /* ---- membership ---- */
 
-enum step { STEP_REMOVE, STEP_STANDBY, STEP_CATCH_UP, STEP_VOTER, STEP_END };
+enum step { STEP_MEET, STEP_REMOVE, STEP_STANDBY, STEP_CATCH_UP, STEP_VOTER, STEP_END };
 
 struct change {
     enum log_change what;
     enum step step;
     char name[MEMBER_NAME_BYTES_MAX];
     struct member newcomer;
-    uint64_t old_id, deadline_ms, term;
+    uint64_t old_id, deadline_ms, meet_until_ms, term;
     bool proposed; /* this step's configuration is on its way */
     char words[160];
     void (*done)(void *arg, bool ok, const char *why);
@@ -216,11 +221,34 @@ static bool propose(struct log *l)
     return false;
 }
 
+/* The newcomer may have been started a moment ago. */
+static void meet(struct log *l)
+{
+    struct change *c = l->change;
+    struct members m = *consensus_members(l->raft);
+    const struct known *k = known_by_name(l, c->name);
+    uint64_t now = clock_mono_ms();
+
+    if (k != NULL && now <= k->heard_ms + LOG_STATE_OLD_MS && members_by_id(&m, k->member.id) == NULL) {
+        c->newcomer = k->member;
+        go_to(c, c->what == LOG_ADD ? STEP_STANDBY : STEP_REMOVE, c->what == LOG_ADD ? "is added" : "is removed");
+    } else if (now >= c->meet_until_ms) {
+        change_end(l, false,
+                   k != NULL && members_by_id(&m, k->member.id) != NULL
+                       ? "it is a member, with the data directory that it had"
+                       : "no node of that name is connected: start it with the same members, cluster and "
+                         "certificates");
+    }
+}
+
 static void change_step(struct log *l)
 {
     struct change *c = l->change;
 
     switch (c->step) {
+    case STEP_MEET:
+        meet(l);
+        break;
     case STEP_STANDBY:
         if (propose(l))
             go_to(c, STEP_CATCH_UP, "gets the log");
@@ -266,16 +294,7 @@ static const char *prepare(struct log *l, struct change *c)
 {
     struct members m = *consensus_members(l->raft);
     struct member *member = members_by_name(&m, c->name);
-    const struct known *k = known_by_name(l, c->name);
 
-    if (c->what != LOG_REMOVE) {
-        if (k == NULL ||
-            clock_mono_ms() > k->heard_ms + LOG_STATE_OLD_MS) /* a stranger's id has no link of ours yet */
-            return "no node of that name is connected: start it with the same members, cluster and certificates";
-        if (members_by_id(&m, k->member.id) != NULL)
-            return "it is a member";
-        c->newcomer = k->member;
-    }
     if (c->what == LOG_ADD && member != NULL)
         return "there is a member of that name: remove or replace it";
     if (c->what != LOG_ADD && member == NULL)
@@ -283,7 +302,8 @@ static const char *prepare(struct log *l, struct change *c)
     if (c->what != LOG_ADD && member->id == l->self.id)
         return "this node leads: hand leadership over first";
     c->old_id = member != NULL ? member->id : 0;
-    go_to(c, c->what == LOG_ADD ? STEP_STANDBY : STEP_REMOVE, c->what == LOG_ADD ? "is added" : "is removed");
+    c->meet_until_ms = clock_mono_ms() + MEET_MS_MAX;
+    go_to(c, c->what == LOG_REMOVE ? STEP_REMOVE : STEP_MEET, c->what == LOG_REMOVE ? "is removed" : "is looked for");
     return NULL;
 }
 

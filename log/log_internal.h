@@ -92,7 +92,7 @@ struct install { /* a fetched snapshot that is to become our log's beginning */
 };
 
 struct transfer {
-    bool active, sent;
+    bool active, sent, cold; /* cold: whose Valkey is not warm will do in the end */
     uint64_t target, deadline_ms;
     char name[MEMBER_NAME_BYTES_MAX];
     void (*done)(void *arg, bool ok, const char *why);

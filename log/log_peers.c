@@ -92,6 +92,8 @@ static bool on_met(void *arg, const struct peer_hello *h, char *why, size_t why_
     }
     k->begun = theirs;
     k->heard_ms = clock_mono_ms();
+    if (!k->up && l->peers != NULL)
+        peers_hurry(l->peers, h->member.name); /* it is there again: so should our link be */
     if (!l->begun && (theirs || l->begin_wanted.member.id == 0)) {
         l->begin_wanted = *h;
         l->begin_wanted.configuration = (struct buf){0};
@@ -150,6 +152,8 @@ static void on_link(void *arg, uint64_t id, bool up, const char *why)
     diag_log(l->diag, up ? DIAG_NOTICE : DIAG_WARNING, "Link to node %s is %s%s%s", k->member.name,
              up ? "up" : "down", up ? "" : ": ", up ? "" : why);
     l->members_changed = true;
+    if (up && l->role == LOG_LOST)
+        consensus_campaign_first(l->raft, true); /* its time counts from when somebody is there to vote */
     loop_timer_once(l->state_timer, 0);
 }
 

@@ -92,6 +92,8 @@ void peers_free(struct peers *p); /* NULL is fine; nobody is told anything, dial
  * name. */
 void peers_set(struct peers *p, const struct members *m);
 void peers_send(struct peers *p, const struct peer_message *m); /* to m->peer; dropped if there is no link */
+/* The member of this name has just been met: if our link to it waits to be dialled again, it is dialled now. */
+void peers_hurry(struct peers *p, const char *name);
 bool peers_up(const struct peers *p, uint64_t id);
 
 /* A connection for one purpose to the member of this name. done() once: with a stream that is the receiver's (its

@@ -229,6 +229,19 @@ struct peer_link *link_new(struct peers *p, const struct member *m)
     return k;
 }
 
+void link_hurry(struct peer_link *k)
+{
+    if (k->state != LINK_WAITING)
+        return;
+    k->retry_ms = PEER_RETRY_FIRST_MS;
+    loop_timer_once(k->retry, 0);
+}
+
+bool link_is_named(const struct peer_link *k, const char *name)
+{
+    return strcmp(k->member.name, name) == 0;
+}
+
 static void release(void *object)
 {
     struct peer_link *k = object;

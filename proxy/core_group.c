@@ -160,7 +160,7 @@ static void lead_now(struct core *c)
 {
     c->leading = true;
     if (c->witness) {
-        go_away(c, "*", "this node has no Valkey");
+        go_away(c, LOG_ANYONE, "this node has no Valkey");
         return;
     }
     if (!c->begun && !(c->begun = has_begun(c)) && !may_begin(c))

@@ -1,4 +1,5 @@
 /* The core's part of the status. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -106,6 +107,7 @@ static void group_part(struct core *c, struct status *s)
 {
     struct log_member_status members[STATUS_MEMBERS_MAX];
     const char *busy = log_members_busy(c->log);
+    struct hash128 running = log_running(c->log);
 
     (void)snprintf(s->node, sizeof s->node, "%.64s", c->config->node);
     (void)snprintf(s->cluster, sizeof s->cluster, "%.64s", c->config->cluster);
@@ -114,6 +116,8 @@ static void group_part(struct core *c, struct status *s)
     (void)snprintf(s->members_busy, sizeof s->members_busy, "%s", busy != NULL ? busy : "");
     s->detached = strcmp(s->role, "detached") == 0;
     s->elections = c->elections;
+    s->lease_ms_left = log_alone(c->log) ? 0 : log_lease_ms_left(c->log);
+    (void)snprintf(s->log_hash, sizeof s->log_hash, "%016" PRIx64 "%016" PRIx64, running.high, running.low);
     s->dropped_writes = c->dropped_writes;
     s->zone[0] = '\0';
     s->member_count = log_members(c->log, members, STATUS_MEMBERS_MAX);

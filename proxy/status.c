@@ -78,6 +78,7 @@ static const struct figure figures[] = {
     ROW(term, COUNT, "gauge", "log_term", "Term of the log: grows with each start."),
     ROW(log_index, COUNT, "gauge", "log_last_index", "Newest entry durable here."),
     ROW(log_committed, COUNT, "gauge", "log_committed_index", "Newest committed entry."),
+    ROW(log_hash, TEXT, NULL, NULL, NULL),
     ROW(log_first_index, COUNT, "gauge", "log_first_index", "Oldest entry kept."),
     ROW(log_bytes, COUNT, "gauge", "log_bytes", "Disk taken by log entries."),
     ROW(log_size_max_bytes, COUNT, "gauge", "log_size_max_bytes", "log-size-max."),

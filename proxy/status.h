@@ -38,6 +38,7 @@ struct status {
     bool single_zone;                   /* the loss of one zone can stop the group, or lose what it acknowledged */
     bool detached;
     uint64_t elections;      /* leaderships that began here */
+    char log_hash[36];       /* running hash after log_committed: members that have committed as much agree */
     uint64_t lease_ms_left;  /* leader of a group: how long reads may go on without another answer of the quorum */
     uint64_t dropped_writes; /* async writes given up because another node was elected meanwhile */
     uint64_t fed_index;      /* our Valkey, as a follower, has executed the log up to here; 0 = not fed */

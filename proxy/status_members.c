@@ -161,6 +161,7 @@ void status_members_json(const struct status *s, const char *busy, const char *l
     (void)json_object_set_new(root, "leader", json_text(s->leader));
     (void)json_object_set_new(root, "term", json_integer((json_int_t)s->term));
     (void)json_object_set_new(root, "log_committed", json_integer((json_int_t)s->log_committed));
+    (void)json_object_set_new(root, "log_hash", json_string(s->log_hash));
     (void)json_object_set_new(root, "busy", json_text(busy));
     (void)json_object_set_new(root, "last", json_text(last));
     (void)json_object_set_new(root, "members", members_json(s));
