@@ -101,7 +101,7 @@ static void test_garbage(void **state)
     message_frame(&b, &m, NULL, 0);
     buf_head(&b)[b.len - 1] ^= 1;
     closed_for(w, true, &b, "link from a: a damaged frame");
-    buf_append(&b, "\x00\x00\x00\x06\x02", 5);
+    buf_append(&b, "\xff\xff\xff\x7f\x02", 5);
     closed_for(w, true, &b, "link from a: a frame of impossible length");
     m.append.prev_index = 1; /* entries of another place than the message says */
     m.append.count = 2;
@@ -114,7 +114,7 @@ static void test_garbage(void **state)
     m.append.commit = 5;
     at = b.len;
     message_frame(&b, &m, &w->records[1], 3);
-    buf_append(&b, "\x00\x00\x00\x06\x02", 5);
+    buf_append(&b, "\xff\xff\xff\x7f\x02", 5);
     closed_for(w, true, &b, "link from a: a frame of impossible length");
     assert_int_equal(B->entries, 3); /* what was good before is good */
     buf_free(&b);
@@ -166,7 +166,7 @@ static void test_silent_strangers(void **state)
     world_pass(w, 1000);
     for (size_t i = 0; i < COUNT; i++)
         closed += silent[i].closed;
-    assert_in_range(closed, COUNT - 256, COUNT - 256);
+    assert_in_range(closed, COUNT - 256, COUNT);
     node_start(A);
     node_knows(A, 2, A, B);
     assert_true(world_run(w, a_to_b, NULL));
