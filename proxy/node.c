@@ -198,8 +198,10 @@ static void lead(struct node *n)
 {
     if (n->state == NODE_WAITING)
         node_gather(n); /* what it said before may be old */
-    else if (n->state == NODE_FEEDING || n->state == NODE_FED)
+    else if ((n->state == NODE_FEEDING || n->state == NODE_FED) && n->feed != NULL)
         node_promote(n, "it leads");
+    else if (n->state == NODE_FEEDING)
+        node_try_again(n, 0); /* on its way from a primary to a replica: it is a primary still */
 }
 
 static void follow(struct node *n)

@@ -284,6 +284,7 @@ void node_follow_on(struct node *n, const struct feed_proof *proof)
     node_follow_stop(n);
     n->follow.goal = UINT64_MAX;
     node_kill_others(n);
+    node_ask(n, NULL, 4, (const char *const[]){"CONFIG", "SET", "replica-read-only", "yes"});
     node_replicate(n, ip, on_told);
 }
 
@@ -317,7 +318,7 @@ void node_follow(struct node *n)
         node_refuse(n, "Valkey is cluster-enabled: markers would not reach its replication stream");
     else if (n->valkey.lacks_commands)
         node_refuse(n, "Valkey lacks SPUBLISH, ACL DRYRUN or CLIENT KILL");
-    else if (n->valkey.loading && !n->valkey.is_replica)
+    else if (n->valkey.loading)
         node_try_again(n, NODE_LOADING_MS);
     else if (!log_begun(n))
         node_wait(n, "the log says nothing yet");

@@ -109,7 +109,7 @@ void node_promote(struct node *n, const char *why)
     bool was_fed = n->state == NODE_FED;
 
     node_set_state(n, NODE_PROMOTING, why);
-    node_rebuild_began(n, "promoted: it was warm");
+    node_rebuild_began(n, was_fed ? "promoted: it was warm" : "promoted when it had caught up");
     n->rebuild.resolved = n->rebuild.promoted = false;
     n->rebuild.settled = log_pending_bytes(n->log) > 0 ? node_settled_index(n)
                                                        : 0; /* an earlier promotion's entry may still be on its way */
