@@ -79,10 +79,12 @@ static bool may_flush(struct log *l)
 bool log_flush(struct log *l)
 {
     struct record *r;
-    size_t bytes = l->open.len;
+    size_t bytes;
 
     if (!may_flush(l))
         return false;
+    group_log_clock(l);
+    bytes = l->open.len;
     r = group_seal(l, &l->open, RECORD_COMMAND, l->open_index, l->raft_term);
     l->submitting = true;
     if (consensus_submit(l->raft, r, LOG_WINDOW_GROUP + 1) != CONSENSUS_OK) { /* nothing was appended */

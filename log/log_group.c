@@ -8,8 +8,8 @@
  *
  *   1. roles before commits: entries of another leader are never reported to one who believes to lead;
  *   2. commits before lead(): what a new leader makes of the log's end must be made of all of it;
- *   3. but lead(same) before the commit of the barrier that made it true: the barrier has taken the index that the open
- *      batch had (see open_index), and who waits for that batch must not be answered for the barrier.
+ *   3. but lead(same) before the commit of the barrier that made it true: the barrier has taken the index that the
+ * open batch had (see open_index), and who waits for that batch must not be answered for the barrier.
  *
  * We lead, for the owner, once the barrier is committed: then all that earlier leaders have committed is here. And
  * once our wall clock is not behind the one that the leader before us has told, or clock-skew-max has passed: a key
@@ -285,22 +285,6 @@ static const struct consensus_host host = {.now_ms = on_now_ms,
 
 /* ---- telling the owner ---- */
 
-static bool clock_is_past(struct log *l)
-{
-    uint64_t wall = clock_wall_ms(), waited = clock_mono_ms() - l->lead_since_ms;
-
-    if (wall >= l->clock_heard_ms)
-        return true;
-    if (waited < l->set.clock_skew_max_ms)
-        return false;
-    diag_log(l->diag, DIAG_WARNING,
-             "CLOCK SKEW: the leader before this node was %llu ms ahead of it; keys that had expired there may be "
-             "seen again",
-             (unsigned long long)(l->clock_heard_ms - wall));
-    l->clock_heard_ms = wall;
-    return true;
-}
-
 static bool may_lead(struct log *l)
 {
     if (l->raft_role != CONSENSUS_LEADER || l->role == LOG_LEADS)
@@ -309,7 +293,7 @@ static bool may_lead(struct log *l)
         l->lead_since_ms = clock_mono_ms();
         l->lead_index = consensus_last(l->raft); /* with the barrier, if there is one */
     }
-    return l->raft_committed >= l->lead_index && clock_is_past(l);
+    return l->raft_committed >= l->lead_index && group_clock_is_past(l);
 }
 
 static void tell_lead(struct log *l)

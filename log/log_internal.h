@@ -3,6 +3,7 @@
  *   log.c          the door; the open batch; truncation, notes, reading
  *   log_write.c    what is in memory and not on disk yet: jobs for the writer, stalled, failed
  *   log_group.c    consensus' host: entries, messages, roles; what the owner is told, and in which order
+ *   log_clock.c    wall clocks
  *   log_begin.c    opening: a log that is there, a new one, a member that joins
  *   log_peers.c    what is known of the other members; links, states, relays
  *   log_change.c   handing leadership over; members added, removed, replaced
@@ -159,7 +160,8 @@ struct log {
     enum log_role role;
     char leader[MEMBER_NAME_BYTES_MAX]; /* as told */
     bool members_changed;
-    uint64_t clock_heard_ms; /* the newest wall clock that a leader has told us */
+    uint64_t clock_heard_ms;  /* the newest wall clock that a leader has told us, or the end of our log has */
+    uint64_t clock_logged_ms; /* monotonic: when ours went into the log */
 
     /* log_peers.c */
     struct peers *peers;
@@ -206,6 +208,10 @@ size_t group_records(struct log *l, const struct peer_message *m, uint64_t from,
                      struct record **out);
 struct record *group_seal(struct log *l, struct buf *batch, enum record_type type, uint64_t index, uint64_t term);
 uint64_t group_term_at(struct log *l, uint64_t index);
+
+/* ---- log_clock.c ---- */
+bool group_clock_is_past(struct log *l);
+void group_log_clock(struct log *l); /* before a batch is sealed: now and then our wall clock goes with it */
 
 /* ---- log_begin.c ---- */
 bool begin_open(struct log *l, char *why, size_t why_size); /* everything up to a started, or waiting, group */

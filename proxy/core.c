@@ -12,11 +12,7 @@
 #include "log/base/stream.h"
 #include "proxy/resp.h"
 
-enum {
-    LEAVE_MS = 3000,       /* for handing leadership over before the end */
-    PENDING_LOG_SHARE = 8, /* what waits to be committed takes at most this part of log-size-max */
-    ROOM_LOG_SHARE = 4     /* writes are refused when less than this part of it is left */
-};
+enum { LEAVE_MS = 3000 }; /* for handing leadership over before the end */
 
 void core_post(struct core *c, enum message_kind kind, struct op *op, uint64_t number, void *pointer)
 {
@@ -256,78 +252,7 @@ static void on_message(struct core *c, const struct message *m)
     core_decisions(c);
 }
 
-/* ---- the gate ---- */
-
-/* A batch is one entry of the log and must fit. */
-static uint64_t pending_max(const struct core *c)
-{
-    uint64_t share = c->config->log_size_max / PENDING_LOG_SHARE;
-
-    if (!log_alone(c->log) && share > LOG_BATCH_BYTES_MAX) /* and on a link between members */
-        share = LOG_BATCH_BYTES_MAX;
-    return c->config->durability_buffer_max < share ? c->config->durability_buffer_max : share;
-}
-
-/* A log without any room takes no OUTCOME, so no snapshot becomes valid and nothing can be truncated, for ever.
- * Writes end before that; what is under way finds room, and a snapshot follows. */
-static bool log_too_long(const struct core *c, uint64_t pending)
-{
-    uint64_t max = c->config->log_size_max, used = log_bytes(c->log) + pending;
-
-    return used > max - max / ROOM_LOG_SHARE || (c->refusal == WRITES_REFUSED_LOG_SIZE && used > max / 2);
-}
-
-static enum gate_refusal refusal_now(const struct core *c, uint64_t lag_us, uint64_t pending)
-{
-    uint64_t max_us = (uint64_t)c->config->durability_lag_max_ms * 1000u, max = pending_max(c);
-
-    /* No later than on_tick() gives the oldest up: who was told UNCERTAIN must find the gate shut. */
-    if (lag_us >= max_us || (c->refusal == WRITES_REFUSED_LAG && lag_us > max_us / 10))
-        return WRITES_REFUSED_LAG;
-    if (pending > max || (c->refusal == WRITES_REFUSED_BUFFER && pending > max / 2))
-        return WRITES_REFUSED_BUFFER;
-    if (log_too_long(c, pending))
-        return WRITES_REFUSED_LOG_SIZE;
-    if (c->lost)
-        return WRITES_REFUSED_NO_QUORUM;
-    return log_stalled(c->log) ? WRITES_REFUSED_LOG_FULL : WRITES_ACCEPTED;
-}
-
-static const char *refusal_text(const struct core *c, enum gate_refusal why)
-{
-    switch (why) {
-    case WRITES_REFUSED_LAG:
-        return "the oldest one that is not durable is older than durability-lag-max";
-    case WRITES_REFUSED_BUFFER:
-        return "more is not yet durable than durability-buffer-max or log-size-max allow";
-    case WRITES_REFUSED_LOG_SIZE:
-        return "the log nears log-size-max, a snapshot must make room";
-    case WRITES_REFUSED_NO_QUORUM:
-        return "a majority of the members cannot be reached";
-    case WRITES_REFUSED_LOG_FULL:
-    case WRITES_ACCEPTED:
-        break;
-    }
-    return c->stalled_why;
-}
-
-void core_refusal(struct core *c)
-{
-    uint64_t oldest = seq_oldest_us(c->seq), now = loop_now_us(c->loop);
-    uint64_t lag_us = oldest != 0 && now > oldest ? now - oldest : 0;
-    uint64_t pending = log_pending_bytes(c->log);
-    enum gate_refusal want = refusal_now(c, lag_us, pending);
-
-    if (want == c->refusal)
-        return;
-    if (want == WRITES_ACCEPTED)
-        diag_log(c->diag, DIAG_NOTICE, "The log has caught up, writes are accepted again");
-    else
-        diag_log(c->diag, DIAG_WARNING, "Writes are refused: %s (lag %llu ms, %llu bytes not yet durable)",
-                 refusal_text(c, want), (unsigned long long)(lag_us / 1000), (unsigned long long)pending);
-    c->refusal = want;
-    atomic_store(&c->set.gate->refusal, (int)want);
-}
+/* ---- turns and time ---- */
 
 static bool drain_finished(struct core *c)
 {

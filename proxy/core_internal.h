@@ -84,6 +84,8 @@ struct core {
 void core_facts(struct core *c);     /* before a fact: tell the sequencer which entry is open */
 void core_decisions(struct core *c); /* after it: carry out what it decided */
 void core_post(struct core *c, enum message_kind kind, struct op *op, uint64_t number, void *pointer);
+
+/* core_gate.c */
 void core_refusal(struct core *c);
 
 /* core_lane.c */
