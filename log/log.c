@@ -170,16 +170,34 @@ static void truncation_done(struct writer_job *j)
     }
     if (t->result == STORE_FULL) {
         loop_timer_once(l->retry_timer, LOG_RETRY_MS);
-        return;
+    } else {
+        l->kept = t->after;
+        submit_truncation(l);
     }
-    l->kept = t->after;
-    submit_truncation(l);
-    if (l->full)
+    if (l->full && t->result == STORE_OK)
         write_retry(l);
+    else
+        write_more(l); /* an installation waits for us */
 }
 
-/* Raft is told first: it must never ask for an entry that is gone. What it takes for its snapshot is all that is
- * committed here; what we keep behind that is its trail. */
+/* Raft's snapshot is where the log begins, or where its members were named last, if that is later: both may be asked
+ * for. It never moves to the same place twice, so all that is committed is the last resort: a log that is full has
+ * nothing newer. */
+static bool compact(struct log *l, uint64_t index, struct store_base *base)
+{
+    buf_clear(&base->change);
+    base->change_index = consensus_committed_change(l->raft, &base->change);
+    base->index = base->change_index >= index ? base->change_index : index - 1;
+    if (base->index < l->committed && consensus_compact(l->raft, base->index, index)) {
+        base->term = group_term_at(l, base->index);
+        return true;
+    }
+    base->index = l->committed;
+    base->term = group_term_at(l, base->index);
+    return consensus_compact(l->raft, base->index, index);
+}
+
+/* Raft is told first: it must never ask for an entry that is gone. */
 void log_truncate(struct log *l, uint64_t index)
 {
     struct truncation *t = &l->truncation;
@@ -190,13 +208,9 @@ void log_truncate(struct log *l, uint64_t index)
         index = l->serve_from;
     if (l->raft == NULL || index <= t->wanted || index <= l->kept.first)
         return;
-    if (!consensus_compact(l->raft, l->committed, index) && !l->alone) /* nobody asks a lone node for what is gone */
+    if (!compact(l, index, &t->next_base) && !l->alone) /* nobody asks a lone node for what is gone */
         return;
     t->wanted = index;
-    t->next_base.index = l->committed;
-    t->next_base.term = group_term_at(l, l->committed);
-    buf_clear(&t->next_base.change);
-    t->next_base.change_index = consensus_committed_change(l->raft, &t->next_base.change);
     submit_truncation(l);
     group_after(l);
 }
@@ -274,7 +288,7 @@ uint64_t log_first_index(const struct log *l)
 
 uint64_t log_last_index(const struct log *l)
 {
-    return l->kept.last < l->handed ? l->kept.last : l->handed;
+    return l->durable;
 }
 
 uint64_t log_committed(const struct log *l)
@@ -294,7 +308,7 @@ uint64_t log_bytes(const struct log *l)
 
 uint64_t log_pending_bytes(const struct log *l)
 {
-    uint64_t bytes = l->open.len;
+    uint64_t bytes = l->open.len > ENTRY_HEADER_BYTES ? l->open.len : 0;
 
     for (size_t i = 0; i < l->submitted_count; i++)
         bytes += l->submitted[i].bytes;
@@ -323,6 +337,8 @@ uint64_t log_read(struct log *l, uint64_t from, size_t bytes_max, void (*each)(v
 
     if (l->writing == WRITE_FAILED)
         return 0;
+    if (l->install.ready)
+        return from; /* at any moment another log is on the disk: replaced() follows */
     if (from < log_first_index(l)) {
         (void)snprintf(why, sizeof why, "log entry %" PRIu64 " is wanted, but the log begins at %" PRIu64, from,
                        log_first_index(l));
@@ -418,7 +434,7 @@ static bool open_parts(struct log *l, char *why, size_t why_size)
         return false;
     l->kept = store_state(l->store);
     l->tail = tail_new(l->kept.last + 1, l->kept.running);
-    l->handed = l->kept.last;
+    l->handed = l->durable = l->kept.last;
     if (!begin_open(l, why, why_size))
         return false;
     l->writer = writer_new(l->loop);
@@ -456,11 +472,11 @@ void log_close(struct log *l)
 {
     if (l == NULL)
         return;
+    if (l->writer != NULL)
+        writer_free(l->writer); /* first: a job may hold what a fetch has brought */
     change_free(l);
     fetch_free(l);
     peers_close(l);
-    if (l->writer != NULL)
-        writer_free(l->writer);
     write_drop(l);
     for (struct note *n; (n = l->notes) != NULL; free(n))
         l->notes = n->next;
@@ -481,5 +497,6 @@ void log_close(struct log *l)
     buf_free(&l->first_change);
     buf_free(&l->truncation.base.change);
     buf_free(&l->truncation.next_base.change);
+    buf_free(&l->install.base.change);
     free(l);
 }

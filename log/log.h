@@ -121,6 +121,8 @@ struct log_member_status {
 size_t log_members(const struct log *l, struct log_member_status *out, size_t max);
 /* Membership at run time; on the leader. Steps (standby, catching up, voter; old one removed) are taken one by one;
  * done() at the end, with a reason if it failed; what was done until then stays. progress: log_members_busy(). */
+/* In how many zones other than ours some member has the log up to index on disk (leader; alone 0). */
+unsigned log_other_zones(const struct log *l, uint64_t index);
 enum log_change { LOG_ADD, LOG_REMOVE, LOG_REPLACE };
 void log_change_members(struct log *l, enum log_change what, const char *name,
                         void (*done)(void *arg, bool ok, const char *why), void *arg);

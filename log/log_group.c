@@ -45,17 +45,15 @@ static void append_own(struct log *l, const struct consensus_entry *e)
     tail_append(l->tail, group_seal(l, &batch, e->type, e->index, e->term));
 }
 
-static bool names_base(const struct record *r)
+uint64_t group_names_base(const struct entry_view *e)
 {
-    struct entry_view e;
+    struct cursor frames = e->frames;
     struct frame_view f;
 
-    if (r->type != RECORD_COMMAND || entry_check(buf_head(&r->bytes), r->bytes.len, &e) != ENTRY_OK)
-        return false;
-    while (frame_next(&e.frames, &f))
+    while (frame_next(&frames, &f))
         if (f.kind == FRAME_CONTROL && f.control == CONTROL_BASE)
-            return true;
-    return false;
+            return cursor_varint(&f.body);
+    return 0;
 }
 
 /* From a leader. That our logs agree up to here is Raft's promise; the running hash says whether it was kept. */
@@ -63,6 +61,7 @@ static void append_foreign(struct log *l, const struct consensus_entry *e)
 {
     struct entry_view view;
     char why[LOG_WHY_BYTES];
+    uint64_t base;
     enum entry_error error =
         entry_open(buf_head(&e->record->bytes), e->record->bytes.len, e->index, tail_running(l->tail), &view);
 
@@ -74,10 +73,8 @@ static void append_foreign(struct log *l, const struct consensus_entry *e)
         return;
     }
     tail_append(l->tail, record_hold(e->record));
-    if (names_base(e->record)) {
-        l->base_wait = e->index;
-        fetch_base(l, e->record);
-    }
+    if (e->type == RECORD_COMMAND && (base = group_names_base(&view)) != 0)
+        fetch_base(l, e->index, base);
 }
 
 static void on_append(void *arg, const struct consensus_entry *e)
@@ -116,6 +113,8 @@ uint64_t group_term_at(struct log *l, uint64_t index)
 
     if (r != NULL)
         return r->term;
+    if (index > tail_last(l->tail))
+        return 0; /* the disk may still have one that was cut */
     return store_at(l->store, index, &term, &running) ? term : 0;
 }
 
@@ -183,6 +182,7 @@ size_t group_records(struct log *l, const struct peer_message *m, uint64_t from,
     char why[LOG_WHY_BYTES];
     struct record *r;
     size_t bytes = 0;
+    uint64_t last = tail_first(l->tail) - 1; /* what the disk has behind that may be about to be cut */
 
     if (l->raft == NULL || m->term != l->raft_term || l->raft_role != CONSENSUS_LEADER || from < log_first_index(l))
         return 0;
@@ -190,9 +190,9 @@ size_t group_records(struct log *l, const struct peer_message *m, uint64_t from,
         out[read.count++] = record_hold(r);
         bytes += r->bytes.len;
     }
-    if (read.count > 0 || from > l->kept.last || l->writing == WRITE_FAILED)
+    if (read.count > 0 || from > last || l->writing == WRITE_FAILED)
         return read.count;
-    if (store_read_raw(l->store, from, l->kept.last, bytes_max, take_raw, &read, why) == STORE_BROKEN)
+    if (store_read_raw(l->store, from, last, bytes_max, take_raw, &read, why) == STORE_BROKEN)
         log_fail(l, why);
     return read.count;
 }
@@ -260,7 +260,7 @@ static void on_install(void *arg, uint64_t index, uint64_t term)
     l->foreign = true;
     l->base_wait = 0;
     tail_reset(l->tail, index + 1, i->count > 0 ? i->records[i->count - 1]->running : i->before);
-    l->handed = index;
+    l->handed = l->durable = index;
     l->cut_wanted = 0;
 }
 
@@ -343,7 +343,7 @@ static bool follows_another(struct log *l)
 {
     const char *name = l->raft_leader == l->self.id ? "" : leader_name(l);
 
-    if (l->raft_role == CONSENSUS_LEADER || (l->role != LOG_FOLLOWS && name[0] == '\0'))
+    if (l->raft_role == CONSENSUS_LEADER || (l->role != LOG_FOLLOWS && l->raft_leader == 0))
         return false;
     return l->role != LOG_FOLLOWS || strcmp(name, l->leader) != 0;
 }

@@ -122,10 +122,12 @@ struct log {
     bool told_stalled;
     struct store_state kept; /* on disk, as of the last job reported */
     struct tail *tail;
-    uint64_t handed;             /* entries up to here are on disk or with the writer */
+    uint64_t handed;             /* entries up to here are on disk or with the writer ... */
+    uint64_t durable;            /* ... and up to here on disk, as the log has them now */
     bool hard_wanted, hard_owed; /* owed: there was no room even for that */
     unsigned hard_calls;         /* how often consensus asked for it: it is told as often */
-    bool full; /* the last write met a full disk: until the next try only a term or vote is written */
+    bool full; /* the last write met a full disk: until the next try only a term, a vote or a cut is written */
+    bool cut_owed; /* ... and there was no room even for that */
     struct store_hard hard;
     uint64_t cut_wanted; /* 0: none */
     struct write_job write;
@@ -208,6 +210,7 @@ size_t group_records(struct log *l, const struct peer_message *m, uint64_t from,
                      struct record **out);
 struct record *group_seal(struct log *l, struct buf *batch, enum record_type type, uint64_t index, uint64_t term);
 uint64_t group_term_at(struct log *l, uint64_t index);
+uint64_t group_names_base(const struct entry_view *e); /* what its CONTROL_BASE names; 0: it has none */
 
 /* ---- log_clock.c ---- */
 bool group_clock_is_past(struct log *l);
@@ -231,7 +234,8 @@ void change_free(struct log *l);
 
 /* ---- log_fetch.c ---- */
 void fetch_wanted(struct log *l, uint64_t from, uint64_t last_index); /* consensus: our log is too far behind */
-void fetch_base(struct log *l, const struct record *r); /* a record with CONTROL_BASE came: get that snapshot */
+/* A record with CONTROL_BASE came: it counts when we have a snapshot that is not older than `base`. */
+void fetch_base(struct log *l, uint64_t index, uint64_t base);
 void fetch_tick(struct log *l);
 void fetch_installed(struct log *l); /* the install job is durable */
 void fetch_free(struct log *l);

@@ -368,6 +368,25 @@ void log_relay_cancel(struct log_dial *d)
 
 /* ---- what is known of all ---- */
 
+unsigned log_other_zones(const struct log *l, uint64_t index)
+{
+    const struct members *m = l->raft != NULL ? consensus_members(l->raft) : &l->configured;
+    const char *zones[MEMBERS_MAX];
+    unsigned n = 0;
+
+    if (l->raft_role != CONSENSUS_LEADER || l->alone)
+        return 0;
+    for (size_t i = 0; i < m->count; i++) {
+        bool seen = strcmp(m->at[i].zone, l->self.zone) == 0 || consensus_match(l->raft, m->at[i].id) < index;
+
+        for (unsigned k = 0; k < n && !seen; k++)
+            seen = strcmp(zones[k], m->at[i].zone) == 0;
+        if (!seen)
+            zones[n++] = m->at[i].zone;
+    }
+    return n;
+}
+
 static void fill_self(struct log *l, struct log_member_status *out)
 {
     out->self = out->connected = true;

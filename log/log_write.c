@@ -91,7 +91,14 @@ static void gather_records(struct log *l, struct write_job *j)
     }
 }
 
-/* False: there is nothing to write, or no room for it. */
+/* A truncation that is out would meet another log than the one that it is for. */
+static bool may_install(const struct log *l)
+{
+    return l->install.ready && !l->full && !l->truncation.out;
+}
+
+/* False: there is nothing to write, or no room for it. While the disk is full a cut is tried without what comes in
+ * its place: that makes room, and needs none but the reserve. */
 static bool gather(struct log *l)
 {
     struct write_job *j = &l->write;
@@ -101,15 +108,16 @@ static bool gather(struct log *l)
     j->hard_state = l->hard;
     j->cut_from = 0;
     j->bytes = 0;
-    j->installing = !j->hard && !l->full && l->install.ready;
+    j->installing = !j->hard && may_install(l);
     j->hard_calls = l->hard_wanted ? l->hard_calls : 0;
     l->hard_calls -= j->hard_calls;
     l->hard_wanted = false;
-    if (!l->full && !l->install.ready) {
+    if (!l->install.ready && (!l->full || !l->cut_owed)) {
         j->cut_from = l->cut_wanted;
         l->cut_wanted = 0;
-        gather_records(l, j);
     }
+    if (!l->install.ready && !l->full)
+        gather_records(l, j);
     return j->hard || j->cut_from != 0 || j->count > 0 || j->installing;
 }
 
@@ -120,14 +128,15 @@ static void drop_records(struct write_job *j)
     j->count = 0;
 }
 
-/* Nothing of it was written: as if it had never been gathered. */
+/* Nothing of it was written: as if it had never been gathered. If a whole log is to replace ours, it is not wanted
+ * any more. */
 static void take_apart(struct log *l)
 {
     struct write_job *j = &l->write;
 
-    if (j->count > 0 && j->records[0]->index <= l->handed)
+    if (!l->install.ready && j->count > 0 && j->records[0]->index <= l->handed)
         l->handed = j->records[0]->index - 1;
-    if (j->cut_from != 0 && (l->cut_wanted == 0 || j->cut_from < l->cut_wanted))
+    if (!l->install.ready && j->cut_from != 0 && (l->cut_wanted == 0 || j->cut_from < l->cut_wanted))
         l->cut_wanted = j->cut_from;
     if (j->hard)
         l->hard_wanted = true; /* l->hard is newer, or the same */
@@ -136,25 +145,34 @@ static void take_apart(struct log *l)
     drop_records(j);
 }
 
+/* Not beyond what base_wait waits for. */
+static void tell_persisted(struct log *l)
+{
+    uint64_t last = l->durable;
+
+    if (l->base_wait != 0 && last >= l->base_wait)
+        last = l->base_wait - 1;
+    if (last > 0)
+        consensus_persisted(l->raft, last, group_term_at(l, last));
+}
+
+/* Of what was written only that counts which the log still holds: the rest was cut, or replaced, meanwhile. */
 static void tell_durable(struct log *l)
 {
     struct write_job *j = &l->write;
-    uint64_t last = 0, term = 0;
+    size_t n = j->count;
 
-    if (j->count > 0) {
-        last = j->records[j->count - 1]->index;
-        term = j->records[j->count - 1]->term;
-        if (l->base_wait != 0 && last >= l->base_wait) {
-            last = l->base_wait - 1;
-            term = group_term_at(l, last);
-        }
-        tail_durable(l->tail, j->records[j->count - 1]->index);
+    while (n > 0 && tail_get(l->tail, j->records[n - 1]->index) != j->records[n - 1])
+        n--;
+    if (n > 0) {
+        l->durable = j->records[n - 1]->index;
+        tail_durable(l->tail, l->durable);
     }
     drop_records(j);
     for (; j->hard_calls > 0; j->hard_calls--)
         consensus_hard_state_durable(l->raft);
-    if (last > 0)
-        consensus_persisted(l->raft, last, term);
+    if (n > 0)
+        tell_persisted(l);
 }
 
 static void job_ok(struct log *l)
@@ -169,7 +187,7 @@ static void job_ok(struct log *l)
         l->full = false;
         tell_stalled(l, false, "");
     }
-    if (j->wants_fill && !l->fill.out && l->writer != NULL) {
+    if (j->wants_fill && !l->fill.out && !l->sync_open) {
         l->fill.out = true;
         writer_submit(l->writer, &l->fill.job, WRITER_BACKGROUND);
     }
@@ -183,6 +201,7 @@ static void job_full(struct log *l)
 {
     struct write_job *j = &l->write;
     bool again = j->hard && (j->cut_from != 0 || j->count > 0); /* perhaps the term alone finds room */
+    bool cut_again = j->cut_from != 0 && j->count > 0;          /* or the cut */
 
     set_writing(l, WRITE_IDLE);
     take_apart(l);
@@ -190,6 +209,8 @@ static void job_full(struct log *l)
         l->hard_owed = true;
         l->hard_wanted = false;
     }
+    if (j->cut_from != 0)
+        l->cut_owed = !cut_again;
     l->full = true;
     loop_timer_once(l->retry_timer, LOG_RETRY_MS);
     tell_stalled(l, true, j->why);
@@ -256,7 +277,7 @@ uint64_t log_disk_ms(const struct log *l)
 
 void write_retry(struct log *l)
 {
-    l->full = false;
+    l->full = l->cut_owed = false;
     if (l->hard_owed) {
         l->hard_owed = false;
         l->hard_wanted = true;
@@ -277,6 +298,8 @@ void write_cut(struct log *l, uint64_t index)
         return;
     }
     tail_cut(l->tail, index, running);
+    if (l->durable >= index)
+        l->durable = index - 1;
     if (index > l->handed)
         return;
     l->handed = index - 1;
@@ -305,11 +328,9 @@ bool write_now(struct log *l)
 
 void write_base_here(struct log *l)
 {
-    uint64_t last = l->handed < l->kept.last ? l->handed : l->kept.last;
-
     l->base_wait = 0;
-    if (last > 0 && l->raft != NULL)
-        consensus_persisted(l->raft, last, group_term_at(l, last));
+    if (l->raft != NULL)
+        tell_persisted(l);
     group_after(l);
 }
 

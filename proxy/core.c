@@ -68,6 +68,8 @@ static void release(struct core *c, struct op *op)
 {
     if (op->kind != OP_READ && op->accepted_us != 0)
         histogram_add(&c->release_us, loop_now_us(c->loop) - op->accepted_us);
+    if (op->kind == OP_LOCAL && !core_in_zones(c, op))
+        return;
     if (core_under_lease(c, op))
         core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
 }
@@ -393,6 +395,7 @@ struct core *core_new(struct loop *l, const struct diag *d, const struct core_se
     c->config = s->config;
     c->seq = seq_new();
     TAILQ_INIT(&c->lease_waiting);
+    TAILQ_INIT(&c->zone_waiting);
     c->log_events = (struct log_events){.committed = on_committed, .stalled = on_stalled, .failed = on_log_failed};
     core_group_events(&c->log_events);
     if (!core_group_settings(c, &ls, &members, why, why_size) ||

@@ -7,9 +7,6 @@
  * the open batch, which has grown meanwhile, is logged now follow              what was not committed is void: step
  * down, our Valkey becomes a fed replica
  *
- * Reads of sync clients, and captured writes that may only have read, are answered under the lease: their op carries
- * when its reply was in our hands; if the lease has run out since, it waits for a proof that we led later than that.
- *
  * Before the log has begun, it is the Valkey with data in it that has to begin it, wherever that is. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,34 +29,6 @@ enum {
     BEGIN_ENTRIES_MAX = 64, /* a log longer than that has certainly begun */
     WALK_BYTES = 1024 * 1024
 };
-
-/* ---- the lease ---- */
-
-bool core_under_lease(struct core *c, struct op *op)
-{
-    if (log_alone(c->log) || !op->sync || (op->kind != OP_READ && op->kind != OP_CAPTURED) ||
-        log_may_read(c->log, op->came_boot_ms))
-        return true;
-    TAILQ_INSERT_TAIL(&c->lease_waiting, op, in_core);
-    return false;
-}
-
-static void lease_turn(struct core *c)
-{
-    struct op *op, *next;
-    bool leads = log_role(c->log) == LOG_LEADS;
-
-    for (op = TAILQ_FIRST(&c->lease_waiting); op != NULL; op = next) {
-        next = TAILQ_NEXT(op, in_core);
-        if (leads && !log_may_read(c->log, op->came_boot_ms))
-            continue;
-        TAILQ_REMOVE(&c->lease_waiting, op, in_core);
-        if (leads)
-            core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
-        else
-            core_fail(c, op);
-    }
-}
 
 /* ---- the start ---- */
 
@@ -436,7 +405,7 @@ void core_group_turn(struct core *c)
 {
     if (log_alone(c->log))
         return;
-    lease_turn(c);
+    core_answers_turn(c);
     hand_turn(c);
 }
 

@@ -55,14 +55,14 @@ struct core {
     struct histogram commit_us, forward_us, release_us;
 
     /* core_group.c */
-    bool witness;                /* valkey none: we lead only to hand over */
-    bool leads;                  /* as the log has told: from lead() to follow(), also while lost */
-    bool lost;                   /* we led and have no quorum: detached */
+    bool witness;                   /* valkey none: we lead only to hand over */
+    bool leads;                     /* as the log has told: from lead() to follow(), also while lost */
+    bool lost;                      /* we led and have no quorum: detached */
     bool leading, begun, may_begin; /* node_play(NODE_LEADS) was, or is to be, said; the log has begun */
-    bool was_attached;           /* since lead() */
-    bool going;                  /* a hand-over because we cannot serve is under way */
+    bool was_attached;              /* since lead() */
+    bool going;                     /* a hand-over because we cannot serve is under way */
     uint64_t lost_index, complained_ms, away_again_ms, detached_ms, snapshots_ms;
-    struct op_list lease_waiting;
+    struct op_list lease_waiting, zone_waiting;
     struct hand_over {
         enum { HAND_NONE, HAND_HOLDING, HAND_PROVING, HAND_MOVING } phase;
         char to[MEMBER_NAME_BYTES_MAX];
@@ -96,9 +96,13 @@ void lane_markers(struct core *c); /* sends one if it is wanted and possible */
 void lane_on_retry(void *arg);
 void lane_on_marker_retry(void *arg);
 
+/* core_answers.c */
+bool core_in_zones(struct core *c, struct op *op); /* WAIT's half, durable; true: in as many zones as it asks for */
+bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
+void core_answers_turn(struct core *c);
+
 /* core_group.c */
 void core_group_events(struct log_events *e);
-bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
 void core_group_turn(struct core *c);
 void core_group_tick(struct core *c);
 void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg);
@@ -107,10 +111,14 @@ void core_fail(struct core *c, struct op *op); /* core.c */
 /* core_admin.c */
 void core_admin_end(struct core *c); /* after log_close(): what has not been answered is now */
 
+/* core_answers.c */
+bool core_in_zones(struct core *c, struct op *op); /* WAIT's half, durable; true: in as many zones as it asks for */
+bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
+void core_answers_turn(struct core *c);
+
 /* core_group.c */
 void core_group_events(struct log_events *e);
 bool core_group_settings(struct core *c, struct log_settings *s, struct members *m, char *why, size_t why_size);
-bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
 void core_group_turn(struct core *c);
 void core_group_tick(struct core *c);
 void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg);

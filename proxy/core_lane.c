@@ -85,6 +85,8 @@ static void on_reply(void *arg, void *cookie, const char *reply, size_t n)
     }
     buf_append(&op->reply, reply, n);
     op->error = reply[0] == '-';
+    if (!log_alone(c->log))
+        op->came_boot_ms = log_boot_ms();
     if (now > op->forwarded_us)
         histogram_add(&c->forward_us, now - op->forwarded_us);
     if (!op->ghost)

@@ -42,6 +42,7 @@ local_fn local_info, local_proxy, local_whoami, local_acl, local_module;
 /* local_wait.c */
 local_fn local_wait, local_waitaof;
 void local_wait_tick(struct worker *w, uint64_t now_ms);
+void local_wait_reached(struct task *half); /* durable, in fewer zones than were asked for */
 void local_wait_durable(struct task *t); /* RELEASE of the half that the core had; frees it */
 
 /* local_info.c: whether Holdfast itself logs in to Valkey as this user */

@@ -1,11 +1,11 @@
 /* WAIT and WAITAOF, answered from the log instead of from replicas.
  *
- *   WAIT n timeout               how many other zones hold all of this connection's writes: on one node 0. n = 0 is
- * answered when they are durable, n > 0 when the timeout ends (0 = never), since no other zone will come WAITAOF
- * local n timeout      [durable here: 0 or 1, other zones: 0]
+ *   WAIT n timeout               how many other zones have all of this connection's writes on disk: a lone node 0.
+ *                                Answered when they are durable and n zones have them, or when the timeout ends
+ *   WAITAOF local n timeout      [durable here: 0 or 1, other zones]
  *
- * The client's task waits in the FIFO; its other half is the core's until RELEASE says "durable". Whichever ends
- * first unties them:
+ * The client's task waits in the FIFO; its other half is the core's until RELEASE says "durable, in so many zones".
+ * CAME before that: durable, but in fewer zones than asked. Whichever ends first unties them:
  *
  *   task (client) ◀─peer─▶ half (core)  */
 #include <string.h>
@@ -13,7 +13,7 @@
 #include "proxy/local.h"
 #include "proxy/worker_state.h"
 
-enum { ZONES_REACHABLE = 0, ASKED_LOCAL = 0, ASKED_ZONES = 1 };
+enum { ASKED_LOCAL = 0, ASKED_ZONES = 1, REACHED_ZONES = 2 }; /* task->numbers; of the first: durable or not */
 
 static void answer(struct task *t, bool durable)
 {
@@ -25,26 +25,37 @@ static void answer(struct task *t, bool durable)
         t->in_waits = false;
     }
     if (!aof) {
-        resp_integer(&reply, ZONES_REACHABLE);
+        resp_integer(&reply, durable ? (int64_t)t->numbers[REACHED_ZONES] : 0);
     } else {
         resp_array(&reply, 2);
         resp_integer(&reply, durable ? 1 : 0);
-        resp_integer(&reply, ZONES_REACHABLE);
+        resp_integer(&reply, durable ? (int64_t)t->numbers[REACHED_ZONES] : 0);
     }
     session_answer_buf(t, &reply);
+}
+
+void local_wait_reached(struct task *half)
+{
+    if (half->peer == NULL)
+        return;
+    half->peer->numbers[ASKED_LOCAL] = 1;
+    half->peer->numbers[REACHED_ZONES] = half->op.db;
 }
 
 void local_wait_durable(struct task *half)
 {
     struct task *t = half->peer;
     bool durable = !half->op.error;
+    uint32_t zones = half->op.db;
 
     task_free(half); /* unties them */
     if (t == NULL)
         return;
-    if (durable && t->numbers[ASKED_ZONES] <= ZONES_REACHABLE)
+    if (durable)
+        t->numbers[REACHED_ZONES] = zones;
+    if (durable && t->numbers[ASKED_ZONES] <= zones)
         answer(t, true);
-    else if (!durable && t->deadline_ms == 0 && t->numbers[ASKED_ZONES] <= ZONES_REACHABLE)
+    else if (!durable && t->deadline_ms == 0 && t->numbers[ASKED_ZONES] == 0)
         session_answer_error(t, "UNCERTAIN Valkey was lost: it is not known whether the writes are durable");
     else
         t->numbers[ASKED_LOCAL] = durable ? 1 : 0; /* what the timeout will say */
@@ -57,7 +68,7 @@ void local_wait_tick(struct worker *w, uint64_t now_ms)
     for (t = TAILQ_FIRST(&w->waits); t != NULL; t = next) {
         next = TAILQ_NEXT(t, in_list);
         if (now_ms >= t->deadline_ms)
-            answer(t, t->peer == NULL && t->numbers[ASKED_LOCAL] != 0);
+            answer(t, t->numbers[ASKED_LOCAL] != 0);
     }
 }
 
@@ -68,6 +79,7 @@ static void begin(struct session *s, bool aof, int64_t zones, int64_t timeout_ms
 
     t->op.canon = aof ? 1 : 0;
     t->blocks = true;
+    t->numbers[ASKED_LOCAL] = t->numbers[REACHED_ZONES] = 0;
     t->numbers[ASKED_ZONES] = (uint64_t)zones;
     session_sent(s, t, TASK_HERE, VIA_NONE);
     s->barrier = true;
@@ -78,6 +90,9 @@ static void begin(struct session *s, bool aof, int64_t zones, int64_t timeout_ms
         loop_timer_once(w->wait_tick, WAIT_TICK_MS);
     }
     half->op.kind = OP_LOCAL;
+    half->op.db = 0;
+    half->op.canon = zones < UINT16_MAX ? (uint16_t)zones : UINT16_MAX;
+    half->op.forwarded_us = timeout_ms > 0 ? loop_now_us(w->loop) + (uint64_t)timeout_ms * 1000u : 0;
     half->place = TASK_CORE;
     half->peer = t;
     t->peer = half;

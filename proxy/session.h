@@ -71,7 +71,7 @@ struct task {
     struct buf extra;                    /* of on_reply */
     struct task *peer;                   /* WAIT: the other half */
     uint64_t deadline_ms;                /* WAIT: 0 = none */
-    uint64_t numbers[2];                 /* WAIT: what was asked */
+    uint64_t numbers[3];                 /* WAIT: what was asked, and reached */
     TAILQ_ENTRY(task) in_list;
 };
 TAILQ_HEAD(task_list, task);

@@ -165,7 +165,10 @@ static void on_message(struct worker *w, const struct message *m)
         shut(w);
         break;
     case TO_WORKER_CAME:
-        session_came(task_of(m->op));
+        if (m->op->kind == OP_LOCAL)
+            local_wait_reached(task_of(m->op));
+        else
+            session_came(task_of(m->op));
         break;
     case TO_WORKER_RELEASE:
         on_release(w, m->op);
