@@ -654,3 +654,21 @@ def test_a_relays_client_is_told_when_the_leader_goes(rig):
     g.wait_serving()
     with Client(follower.endpoint()) as c:
         assert c("GET", "k") == b"1"
+
+
+def test_wait_counts_zones(rig):
+    """WAIT answers with the zones beside the leader's that have this connection's writes on disk."""
+    g = rig.group()
+    leader, followers = g.leader(), g.followers()
+    c = leader.client()
+    assert c("SET", "k", 1) == b"OK"
+    assert c("WAIT", 2, 5000) == 2
+    assert c("WAITAOF", 1, 2, 5000) == [1, 2]
+    followers[0].kill9()
+    assert c("SET", "k", 2) == b"OK"
+    started = time.monotonic()
+    assert c("WAIT", 2, 300) == 1
+    assert time.monotonic() - started >= 0.29
+    assert c("WAIT", 1, 5000) == 1
+    followers[0].start()
+    assert c("WAIT", 2, 10000) == 2
