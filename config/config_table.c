@@ -123,7 +123,7 @@ static const struct setting settings[] = {
     {"election-timeout", KIND_DURATION, FIELD(election_timeout_ms), "400ms", 0, 100, 60 * 1000, NULL, NULL},
     {"clock-skew-max", KIND_DURATION, FIELD(clock_skew_max_ms), "500ms", 0, 10, 3600 * 1000, NULL, NULL},
     {"peer-listen", KIND_TEXT, FIELD(peer_listen), "", 0, 0, 0, NULL, check_listen},
-    {"peer-tls", KIND_BOOL, FIELD(peer_tls), "yes", 0, 0, 0, NULL, NULL},
+    {"peer-tls", KIND_BOOL, FIELD(peer_tls), "yes", 0, 0, ALSO_ON_OFF, NULL, NULL},
     {"peer-tls-cert-file", KIND_TEXT, FIELD(peer_tls_cert_file), "", 0, 0, 0, NULL, NULL},
     {"peer-tls-key-file", KIND_TEXT, FIELD(peer_tls_key_file), "", 0, 0, 0, NULL, NULL},
     {"peer-tls-ca-cert-file", KIND_TEXT, FIELD(peer_tls_ca_cert_file), "", 0, 0, 0, NULL, NULL},
@@ -275,8 +275,10 @@ static bool parse_word(const struct setting *s, void *field, const char *text, c
     return false;
 }
 
-static bool parse_bool(void *field, const char *text, char *why, size_t why_size)
+static bool parse_bool(const struct setting *s, void *field, const char *text, char *why, size_t why_size)
 {
+    if (s->max == ALSO_ON_OFF && (strcasecmp(text, "on") == 0 || strcasecmp(text, "off") == 0))
+        text = strcasecmp(text, "on") == 0 ? "yes" : "no";
     if (strcasecmp(text, "yes") != 0 && strcasecmp(text, "no") != 0) {
         (void)snprintf(why, why_size, "argument must be 'yes' or 'no'");
         return false;
@@ -363,7 +365,7 @@ bool setting_parse(const struct setting *s, struct config *c, int argc, char *co
     }
     switch (s->kind) {
     case KIND_BOOL:
-        return parse_bool(field, argv[0], why, why_size);
+        return parse_bool(s, field, argv[0], why, why_size);
     case KIND_WORD:
         return parse_word(s, field, argv[0], why, why_size);
     case KIND_TEXT:

@@ -30,7 +30,7 @@
 #define SLOW_BUILD
 #endif
 #ifdef SLOW_BUILD
-enum { SEEDS = 150 };
+enum { SEEDS = 400 };
 #else
 enum { SEEDS = 2000 };
 #endif
