@@ -17,7 +17,7 @@
 
 #include "log/base/diag.h"
 
-enum { SOCKET_PATH_MAX = 107 };
+enum { ALSO_ON_OFF = 1 /* max of a bool that takes on and off, too */, SOCKET_PATH_MAX = 107 };
 
 #define KB (1024LL)
 #define MB (1024LL * 1024)

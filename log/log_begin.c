@@ -54,6 +54,51 @@ static void gathering_free(struct gathering *g)
     free(g->entries);
 }
 
+/* The loop knows what is on disk, and nothing else is under way. */
+static void take_stored(struct log *l)
+{
+    l->kept = store_state(l->store);
+    tail_reset(l->tail, l->kept.last + 1, l->kept.running);
+    l->handed = l->durable = l->kept.last;
+}
+
+/* ---- the data to begin with ---- */
+
+struct base_search {
+    uint64_t index; /* of the entry that names it; 0: none does */
+};
+
+static void look_for_base(void *arg, const struct entry_view *e)
+{
+    struct base_search *s = arg;
+
+    if (s->index == 0 && group_names_base(e) != 0)
+        s->index = e->index;
+}
+
+/* An entry with CONTROL_BASE counts only together with that snapshot. Stopped between the two, this node has never
+ * said that it has the entry, nor any behind it: it gets them again, and then the snapshot. */
+static bool cut_baseless(struct log *l, char *why)
+{
+    struct store_snapshot newest;
+    struct base_search search = {0};
+    struct store_write cut = {0};
+    uint64_t next = l->kept.first;
+
+    if (store_get_snapshot(l->store, &newest, why) != STORE_OK)
+        return false;
+    while (newest.serial == 0 && search.index == 0 && next <= l->kept.last)
+        if (store_read(l->store, &next, l->kept.last, LOG_JOB_BYTES_MAX, look_for_base, &search, why) != STORE_OK)
+            return false;
+    if (search.index == 0)
+        return true;
+    cut.cut_from = search.index;
+    if (store_write(l->store, &cut, why) != STORE_OK)
+        return false;
+    take_stored(l);
+    return true;
+}
+
 /* What a lone node has on disk is committed: said so at once, there is no need of a barrier. */
 static void all_committed(struct log *l, struct consensus_start *s)
 {
@@ -92,24 +137,25 @@ static bool start_stored(struct log *l, struct store_hard hard, char *why)
 
 /* ---- entry 1 ---- */
 
+/* The entry first, then the group's id, which makes it count: killed in between, nobody has been told of either, and
+ * the next beginning takes the entry's place. */
 static bool put_first(struct log *l, const void *change, size_t n, const char group[PEER_GROUP_BYTES], char *why)
 {
     struct store_hard hard = {1, 0};
-    struct store_write w = {.hard = &hard, .count = 1};
+    struct store_write w = {.hard = &hard, .cut_from = 1, .count = 1};
     struct buf batch = {0};
     struct record *r;
     bool ok;
 
+    tail_reset(l->tail, 1, l->kept.before);
     entry_begin(&batch);
     frame_control(&batch, CONTROL_MEMBERS, change, n);
     CHECK(!batch.failed);
     r = group_seal(l, &batch, RECORD_CHANGE, 1, 1);
     w.records = &r;
-    ok = store_put_cluster(l->store, group, why) == STORE_OK && store_write(l->store, &w, why) == STORE_OK;
+    ok = store_write(l->store, &w, why) == STORE_OK && store_put_cluster(l->store, group, why) == STORE_OK;
     if (ok) {
-        l->kept = store_state(l->store);
-        tail_reset(l->tail, l->kept.last + 1, l->kept.running);
-        l->handed = l->kept.last;
+        take_stored(l);
         memcpy(l->group, group, sizeof l->group);
     }
     record_drop(r);
@@ -119,6 +165,15 @@ static bool put_first(struct log *l, const void *change, size_t n, const char gr
 static void random_bytes(char *out, size_t n)
 {
     CHECK(getrandom(out, n, 0) == (ssize_t)n);
+}
+
+/* The group's id is there. */
+static bool has_begun(const struct log *l)
+{
+    static const char none[PEER_GROUP_BYTES];
+    struct store_identity id = store_identity(l->store);
+
+    return memcmp(id.cluster, none, sizeof none) != 0;
 }
 
 /* ---- alone ---- */
@@ -132,7 +187,7 @@ static bool open_alone(struct log *l, char *why, size_t why_size)
     bool ok = true;
 
     m.at[0] = l->self;
-    if (l->kept.last == 0 && store_base(l->store)->index == 0) {
+    if (!has_begun(l)) {
         consensus_encode(&m, &change);
         random_bytes(group, sizeof group);
         ok = put_first(l, buf_head(&change), change.len, group, why);
@@ -157,17 +212,16 @@ static bool open_alone(struct log *l, char *why, size_t why_size)
 
 static bool open_member(struct log *l, char *why, size_t why_size)
 {
-    static const char none[PEER_GROUP_BYTES];
     struct store_identity id = store_identity(l->store);
 
-    if (memcmp(id.cluster, none, sizeof none) == 0) {
+    (void)why_size;
+    if (!has_begun(l)) {
         diag_log(l->diag, DIAG_NOTICE, "The log is new: waiting for the other members");
         return true;
     }
     memcpy(l->group, id.cluster, sizeof l->group);
     l->begun = true;
-    (void)why_size;
-    return start_stored(l, store_hard(l->store), why);
+    return cut_baseless(l, why) && start_stored(l, store_hard(l->store), why);
 }
 
 static bool name_self(struct log *l, char *why, size_t why_size)
@@ -273,7 +327,7 @@ void begin_met(struct log *l, const struct peer_hello *h)
 
     if (l->begun || l->writing == WRITE_FAILED)
         return;
-    if (memcmp(h->group, none, sizeof none) == 0) {
+    if (h == NULL || memcmp(h->group, none, sizeof none) == 0) {
         if (ours_to_begin(l))
             begin_new(l);
         return;

@@ -6,7 +6,8 @@
  * durable data to begin with ours is old, and our    the member with the       RDB                       the log can
  * be truncated behind it Valkey is not to fork   newest one
  *
- *   DIALLING ─▶ ASKED ─▶ FILE (GET/DATA, one piece under way) ─▶ ENTRIES ─▶ CHECKING ─▶ INSTALLING or FINISHING
+ *   DIALLING ─▶ ASKED ─▶ FILE (GET/DATA, one piece under way) ─▶ ENTRIES ─▶ CHECKING ─▶ ENDING (installed, or the
+ *                                                                              newest)
  *
  * A transfer that breaks goes on where it stopped, also after a restart (snapshot.h); it is begun again by
  * fetch_tick() as long as its reason lasts. Nothing of our log or newest snapshot changes before everything is here
@@ -23,7 +24,16 @@
 
 enum { SILENCE_MS_MAX = 10000, RETRY_MS = 500, NEWER_EVERY_MS = 3000, RECORDS_MAX = 1 << 20 };
 
-enum fetch_state { FETCH_IDLE, FETCH_DIALLING, FETCH_ASKED, FETCH_FILE, FETCH_ENTRIES, FETCH_CHECKING, FETCH_ENDING };
+enum fetch_state {
+    FETCH_IDLE,
+    FETCH_DIALLING,
+    FETCH_ASKED,
+    FETCH_FILE,
+    FETCH_ENTRIES,
+    FETCH_CHECKING,
+    FETCH_READY, /* but nobody leads whom we could follow to it */
+    FETCH_ENDING
+};
 enum fetch_why { WHY_BEHIND, WHY_BASE, WHY_NEWER };
 
 struct fetch {
@@ -41,10 +51,11 @@ struct fetch {
     struct hash128 before, running;
     struct buf change;
     uint64_t base_index, base_term, change_index;
+    struct store_snapshot record; /* READY */
     uint64_t active_ms, again_ms;
     /* reasons that last */
     uint64_t behind_from; /* the leader that says so; 0 = none */
-    uint64_t base_from, base_index_wanted;
+    uint64_t base_index_wanted; /* by base_wait */
     bool newer_wanted;
 };
 
@@ -218,7 +229,7 @@ static bool on_frame(struct fetch *f, const char *bytes, size_t n)
         f->before.low = cursor_u64(&c);
         f->before.high = cursor_u64(&c);
         f->running = f->before;
-        return !c.bad && f->state == FETCH_ENTRIES && f->count == 0 &&
+        return !c.bad && f->state == FETCH_ENTRIES && f->count == 0 && f->first > 0 &&
                f->first == snapshot_receive_mark(f->receiver)->log_from;
     case FETCH_RECORD:
         return f->state == FETCH_ENTRIES && on_record(f, &c);
@@ -263,6 +274,8 @@ static const struct stream_events callbacks = {.data = on_data, .closed = on_clo
 
 /* ---- all is here ---- */
 
+static void look_at_base(struct log *l, struct fetch *f);
+
 static void ended(struct fetch *f)
 {
     drop_records(f);
@@ -274,17 +287,13 @@ static void on_finished(void *arg, bool ok)
 {
     struct fetch *f = arg;
     struct log *l = f->log;
-    enum fetch_why why = f->why;
 
     f->receiver = NULL;
     ended(f);
     if (!ok)
         return;
     diag_log(l->diag, DIAG_NOTICE, "The snapshot is here");
-    if (why == WHY_BASE) {
-        f->base_from = 0;
-        write_base_here(l);
-    }
+    look_at_base(l, f);
     if (l->events->snapshot != NULL)
         l->events->snapshot(l->arg);
 }
@@ -306,8 +315,13 @@ static void install(struct fetch *f, struct store_snapshot record)
     f->state = FETCH_ENDING;
     if (!consensus_install(l->raft, &base)) {
         buf_free(&l->install.base.change);
-        snapshot_receive_end(f->receiver, false);
-        ended(f);
+        if (l->raft_leader == 0 && l->raft_role != CONSENSUS_LEADER) { /* all of it is good under the next one, too */
+            f->state = FETCH_READY;
+            f->record = record;
+        } else {
+            snapshot_receive_end(f->receiver, false);
+            ended(f);
+        }
     }
     group_after(l);
 }
@@ -351,11 +365,17 @@ void fetch_installed(struct log *l)
 
 /* ---- beginning ---- */
 
+static uint64_t newest_index(struct log *l)
+{
+    struct snapshot_mark mark;
+    char path[4096];
+
+    return snapshot_newest(l, &mark, path, sizeof path) ? mark.index : 0;
+}
+
 static void on_stream(void *arg, struct stream *s, const char *why)
 {
     struct fetch *f = arg;
-    struct snapshot_mark mark;
-    char path[4096];
     uint64_t newer_than = 0;
 
     f->dial = NULL;
@@ -369,8 +389,8 @@ static void on_stream(void *arg, struct stream *s, const char *why)
     stream_hand_over(s, &callbacks, f);
     if (f->why == WHY_BASE)
         newer_than = f->base_index_wanted - 1;
-    else if (f->why == WHY_NEWER && snapshot_newest(f->log, &mark, path, sizeof path))
-        newer_than = mark.index;
+    else if (f->why == WHY_NEWER)
+        newer_than = newest_index(f->log);
     ask(f, FETCH_ASK, newer_than, 0, 1);
 }
 
@@ -400,34 +420,30 @@ void fetch_wanted(struct log *l, uint64_t from, uint64_t last_index)
     loop_timer_once(l->state_timer, 0);
 }
 
-void fetch_base(struct log *l, const struct record *r)
+void fetch_base(struct log *l, uint64_t index, uint64_t base)
 {
     struct fetch *f = fetch_of(l);
-    struct snapshot_mark mark;
-    struct entry_view e;
-    struct frame_view v;
-    char path[4096];
 
-    CHECK(entry_check(buf_head(&r->bytes), r->bytes.len, &e) == ENTRY_OK);
-    while (frame_next(&e.frames, &v))
-        if (v.kind == FRAME_CONTROL && v.control == CONTROL_BASE)
-            f->base_index_wanted = cursor_varint(&v.body);
-    f->base_from = l->raft_leader;
+    if (newest_index(l) >= base)
+        return; /* it is here already */
+    if (l->base_wait == 0 || base > f->base_index_wanted)
+        f->base_index_wanted = base;
+    if (l->base_wait == 0)
+        l->base_wait = index;
     loop_timer_once(l->state_timer, 0); /* not from inside of consensus */
-    if (snapshot_newest(l, &mark, path, sizeof path) && mark.index >= f->base_index_wanted) {
-        f->base_from = 0; /* it is here already */
-        l->base_wait = 0;
-    }
+}
+
+/* It may have come by another way, or from one who leads no more. */
+static void look_at_base(struct log *l, struct fetch *f)
+{
+    if (l->base_wait != 0 && newest_index(l) >= f->base_index_wanted)
+        write_base_here(l);
 }
 
 static uint64_t who_has_newer(struct log *l)
 {
-    struct snapshot_mark mark = {0};
-    uint64_t best = 0, id = 0;
-    char path[4096];
+    uint64_t best = newest_index(l), id = 0;
 
-    if (snapshot_newest(l, &mark, path, sizeof path))
-        best = mark.index;
     for (size_t i = 0; i < l->known_count; i++)
         if (l->known[i].up && l->known[i].state.snapshot_index > best) {
             best = l->known[i].state.snapshot_index;
@@ -451,18 +467,20 @@ void fetch_tick(struct log *l)
         return;
     if (f->state != FETCH_IDLE && f->state < FETCH_CHECKING && now > f->active_ms + SILENCE_MS_MAX)
         stop(f, "nothing came for too long");
-    if (f->why == WHY_NEWER && (f->behind_from != 0 || f->base_from != 0))
+    look_at_base(l, f);
+    if (f->why == WHY_NEWER && (f->behind_from != 0 || l->base_wait != 0))
         stop(f, NULL);
     if (f->behind_from != 0 && f->behind_from != l->raft_leader)
         f->behind_from = 0; /* the next leader will say so again */
-    if (f->base_from != 0)
-        f->base_from = l->base_wait == 0 ? 0 : l->raft_leader != 0 ? l->raft_leader : f->base_from;
+    if (f->state == FETCH_READY && l->raft_leader != 0)
+        install(f, f->record);
     if (f->state != FETCH_IDLE || now < f->again_ms)
         return;
     if (f->behind_from != 0) {
         start(f, WHY_BEHIND, f->behind_from);
-    } else if (f->base_from != 0) {
-        start(f, WHY_BASE, f->base_from);
+    } else if (l->base_wait != 0) {
+        if ((id = who_has_newer(l)) != 0)
+            start(f, WHY_BASE, id);
     } else if (f->newer_wanted) {
         f->newer_wanted = false;
         if ((id = who_has_newer(l)) != 0)

@@ -343,7 +343,8 @@ static bool follows_another(struct log *l)
 {
     const char *name = l->raft_leader == l->self.id ? "" : leader_name(l);
 
-    if (l->raft_role == CONSENSUS_LEADER || (l->role != LOG_FOLLOWS && l->raft_leader == 0))
+    if (l->raft_role == CONSENSUS_LEADER ||
+        (l->role != LOG_FOLLOWS && (l->raft_leader == 0 || l->raft_leader == l->self.id)))
         return false;
     return l->role != LOG_FOLLOWS || strcmp(name, l->leader) != 0;
 }

@@ -218,7 +218,7 @@ void group_log_clock(struct log *l); /* before a batch is sealed: now and then o
 
 /* ---- log_begin.c ---- */
 bool begin_open(struct log *l, char *why, size_t why_size); /* everything up to a started, or waiting, group */
-void begin_met(struct log *l, const struct peer_hello *h);  /* a member was met: can the group begin? */
+void begin_met(struct log *l, const struct peer_hello *h);  /* a member (NULL: none) was met: can the group begin? */
 
 /* ---- log_peers.c ---- */
 bool peers_open(struct log *l, char *why, size_t why_size);

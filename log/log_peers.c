@@ -213,6 +213,8 @@ static void on_state_timer(void *arg)
         l->begin_wanted.configuration = l->begin_change;
         begin_met(l, &l->begin_wanted);
         l->begin_wanted = (struct peer_hello){0};
+    } else if (l->configured.count == 1) {
+        begin_met(l, NULL); /* nobody is to be met */
     }
     say(l);
     fetch_tick(l);
