@@ -102,6 +102,9 @@ struct hash128 log_running(const struct log *l);
 uint64_t log_boot_ms(void); /* CLOCK_BOOTTIME, read afresh */
 /* LOST: gives up the open batch and what is not committed; returns how many bytes that was. */
 uint64_t log_abandon(struct log *l);
+/* Reads the certificates of the peer links again; links are made anew with them. What is there stays if they are no
+ * good. */
+void log_reload_tls(struct log *l);
 /* What this node tells the others about itself; to be kept up to date. */
 void log_tell(struct log *l, uint64_t fed_index, uint64_t valkey_keys);
 /* Hands leadership over: to `name`, or to the best one (NULL): a voter with a warm Valkey that has everything; of

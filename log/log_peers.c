@@ -268,6 +268,20 @@ static bool load_tls(struct log *l, char *why, size_t why_size)
     return l->tls != NULL;
 }
 
+void log_reload_tls(struct log *l)
+{
+    char why[LOG_WHY_BYTES];
+
+    if (l->tls == NULL)
+        return;
+    if (!tls_reload(l->tls, why, sizeof why)) {
+        diag_log(l->diag, DIAG_WARNING, "The peer links keep their certificates: %s", why);
+        return;
+    }
+    diag_log(l->diag, DIAG_NOTICE, "Certificates of the peer links read again");
+    peers_hello_again(l);
+}
+
 bool peers_open(struct log *l, char *why, size_t why_size)
 {
     struct peers_settings s = {.cluster = l->set.cluster,

@@ -430,6 +430,11 @@ void core_drain(struct core *c, uint64_t timeout_ms, void (*done)(void *arg), vo
     c->drain_until_ms = loop_now_ms(c->loop) + timeout_ms;
 }
 
+void core_reconfigure(struct core *c)
+{
+    log_reload_tls(c->log);
+}
+
 void core_free(struct core *c)
 {
     lane_close(c);

@@ -40,6 +40,7 @@ struct core *core_new(struct loop *l, const struct diag *d, const struct core_se
 /* After the worker has drained: waits until all that was answered is durable (at most timeout_ms), then lets go of
  * Valkey (ends a spawned one) and calls done(). */
 void core_drain(struct core *c, uint64_t timeout_ms, void (*done)(void *arg), void *arg);
+void core_reconfigure(struct core *c); /* after a reload of settings */
 void core_free(struct core *c);
 /* The door of worker_settings.relay: a connection to the leader for one client. */
 struct log_dial *core_relay(void *core, const void *extra, size_t n,

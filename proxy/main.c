@@ -145,6 +145,7 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
     if (config_reload(&h->config, &notes)) {
         h->diag.level = h->config.loglevel;
         (void)snprintf(h->diag.file, sizeof h->diag.file, "%s", h->config.logfile);
+        core_reconfigure(h->core);
         worker_reconfigure(h->worker);
     }
     if (notes.len > 0)
