@@ -21,6 +21,7 @@
 enum {
     HOLD_MS_MAX = 60,   /* of a planned hand-over: what is under way may end */
     AWAY_MS = 3000,     /* for handing over because our Valkey is gone, or because we have none */
+    PROVE_MS_MAX = 500, /* a former leader's Valkey has to show that it may be fed on */
     GONE_MS = 100,      /* our Valkey has not answered for so long ... */
     GONE_MS_MAX = 1000, /* ... or answers, and has not been attached again */
     DISK_MS_MAX = 1000, /* a write of the log that takes longer */
@@ -146,6 +147,7 @@ static void on_lead(void *arg, bool same, uint64_t open_index)
     c->elections++;
     c->lost = false;
     c->leads = true;
+    c->proving_until_ms = 0;
     c->was_attached = c->attached;
     set_part(c, PART_LEADS);
     if (!same && c->attached) { /* another one's hand was on the log, and its name never reached us */
@@ -209,17 +211,48 @@ static void step_down(struct core *c)
     c->leads = c->leading = c->may_begin = c->lost = false;
 }
 
+static void follow_now(struct core *c)
+{
+    c->proving_until_ms = 0;
+    node_play(c->node, NODE_FOLLOWS);
+    if (!c->attached)
+        seq_void(c->seq);
+}
+
+static void on_demoted(void *arg, bool proven)
+{
+    struct core *c = arg;
+
+    (void)proven;
+    if (c->proving_until_ms != 0)
+        follow_now(c);
+}
+
+/* We led, and all that our Valkey has done is committed: if that is so to the last byte of its stream, it need not be
+ * fed from the beginning. */
+static bool prove_first(struct core *c)
+{
+    uint64_t index;
+
+    if (c->hand_over.phase == HAND_MOVING || !c->attached || !seq_is_clean(c->seq, &index))
+        return false;
+    c->proving_until_ms = loop_now_ms(c->loop) + PROVE_MS_MAX;
+    node_prove(c->node, on_demoted, c);
+    return true;
+}
+
 static void on_follow(void *arg, const char *leader)
 {
     struct core *c = arg;
-    bool led = c->leads;
+    bool led = c->leads, proving = c->proving_until_ms != 0;
 
     set_part(c, leader[0] != '\0' ? PART_FOLLOWS : PART_NONE);
-    if (led)
+    if (led) {
+        proving = prove_first(c);
         step_down(c);
-    node_play(c->node, NODE_FOLLOWS);
-    if (led && !c->attached)
-        seq_void(c->seq);
+    }
+    if (!proving)
+        follow_now(c);
     if (c->hand_over.phase == HAND_MOVING)
         diag_log(c->diag, DIAG_NOTICE, "Node %s has taken over", leader);
 }
@@ -437,6 +470,8 @@ void core_group_tick(struct core *c)
              : node_warm(c->node) ? f->fed_index
                                   : 0,
              c->witness ? 0 : f->valkey_keys);
+    if (c->proving_until_ms != 0 && loop_now_ms(c->loop) >= c->proving_until_ms)
+        follow_now(c);
     if (loop_now_ms(c->loop) >= c->snapshots_ms) {
         c->snapshots_ms = loop_now_ms(c->loop) + SNAPSHOTS_MS;
         snapshots(c);

@@ -61,7 +61,7 @@ struct core {
     bool leading, begun, may_begin; /* node_play(NODE_LEADS) was, or is to be, said; the log has begun */
     bool was_attached;              /* since lead() */
     bool going;                     /* a hand-over because we cannot serve is under way */
-    uint64_t lost_index, complained_ms, away_again_ms, detached_ms, snapshots_ms;
+    uint64_t lost_index, complained_ms, away_again_ms, detached_ms, snapshots_ms, proving_until_ms;
     struct op_list lease_waiting, zone_waiting;
     struct hand_over {
         enum { HAND_NONE, HAND_HOLDING, HAND_PROVING, HAND_MOVING } phase;

@@ -177,7 +177,7 @@ void lane_markers(struct core *c)
     const char *arg[3] = {"SPUBLISH", c->marker_channel, payload};
     size_t len[3] = {8, 0, 0};
 
-    if (!c->attached || c->marker_paused || !seq_wants_marker(c->seq, &on_control))
+    if (!c->attached || !c->leads || c->marker_paused || !seq_wants_marker(c->seq, &on_control))
         return;
     if (!on_control && c->lane_state != LANE_OPEN)
         return;

@@ -112,6 +112,8 @@ static void on_effect(void *arg, const struct effect *e)
                            .keys = &keys,
                            .end_offset = e->end_offset};
 
+    if (!c->leads)
+        return; /* stepped down, not detached yet: nothing of it counts */
     effect_keys(c, e, &keys);
     core_facts(c);
     seq_effect(c->seq, &s);
@@ -133,6 +135,8 @@ static void on_message(void *arg, const char *channel, size_t channel_n, const c
     char text[80], rest;
     bool seen = false;
 
+    if (!c->leads)
+        return;
     if (is_marker(c, channel, channel_n) && payload_n < sizeof text) {
         memcpy(text, payload, payload_n);
         text[payload_n] = '\0';

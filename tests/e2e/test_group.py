@@ -672,3 +672,24 @@ def test_wait_counts_zones(rig):
     assert c("WAIT", 1, 5000) == 1
     followers[0].start()
     assert c("WAIT", 2, 10000) == 2
+
+
+def test_a_demoted_valkey_whose_state_is_proven_is_fed_on(rig):
+    """A leader that was paused while nobody wrote steps down: its Valkey is not loaded anew."""
+    g = rig.group(durability="async")
+    old = g.leader()
+    assert old.client()("SET", "k", 1) == b"OK"
+    g.wait_equal()
+    old.pause()
+    new = g.leader(besides=[old])
+    wait_until(lambda: _acknowledges(new, "SET", "k", 2), 10, "the new leader serves")
+    old.resume()
+    g.wait_equal()
+    assert (old.status()["feeds_partial"], old.status()["feeds_full"]) == (1, 0)
+
+
+def _acknowledges(member, *command):
+    try:
+        return member.client()(*command) == b"OK"
+    except (RespError, Closed, OSError):
+        return False
