@@ -29,11 +29,6 @@
 
 enum { FLUSH_BYTES = 1024 * 1024 }; /* a batch of this size does not wait for company */
 
-static void snapshots_broken(void *arg, const char *why)
-{
-    log_fail(arg, why);
-}
-
 /* ---- the open batch ---- */
 
 struct buf *log_batch(struct log *l)
@@ -169,12 +164,12 @@ static void truncation_done(struct writer_job *j)
         return;
     }
     if (t->result == STORE_FULL) {
-        loop_timer_once(l->retry_timer, LOG_RETRY_MS);
-    } else {
-        l->kept = t->after;
-        submit_truncation(l);
+        loop_timer_once(l->retry_timer, LOG_RETRY_MS); /* goes on with an installation, too */
+        return;
     }
-    if (l->full && t->result == STORE_OK)
+    l->kept = t->after;
+    submit_truncation(l);
+    if (l->full)
         write_retry(l);
     else
         write_more(l); /* an installation waits for us */
@@ -421,6 +416,11 @@ bool snapshot_newest(struct log *l, struct snapshot_mark *mark, char *path, size
 
 /* ---- opening and closing ---- */
 
+static void broken(void *arg, const char *why)
+{
+    log_fail(arg, why);
+}
+
 static bool open_parts(struct log *l, char *why, size_t why_size)
 {
     const char *dir = l->set.dir;
@@ -443,7 +443,7 @@ static bool open_parts(struct log *l, char *why, size_t why_size)
         return false;
     }
     l->sync_open = false;
-    l->snapshots = snapshots_open(dir, l->diag, l->store, l->writer, snapshots_broken, l, why, why_size);
+    l->snapshots = snapshots_open(dir, l->diag, l->store, l->writer, broken, l, why, why_size);
     if (l->snapshots == NULL || (!l->alone && !peers_open(l, why, why_size)))
         return false;
     group_after(l);
@@ -478,8 +478,11 @@ void log_close(struct log *l)
     fetch_free(l);
     peers_close(l);
     write_drop(l);
-    for (struct note *n; (n = l->notes) != NULL; free(n))
+    for (struct note *n; (n = l->notes) != NULL; free(n)) {
         l->notes = n->next;
+        if (n->done != NULL)
+            n->done(n->arg, false);
+    }
     consensus_free(l->raft);
     if (l->snapshots != NULL)
         snapshots_close(l->snapshots);

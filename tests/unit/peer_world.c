@@ -180,7 +180,7 @@ void node_make(struct world *w, size_t i)
         n->tls = context(w, n->self.name);
 }
 
-void node_start(struct node *n)
+void peer_node_start(struct node *n)
 {
     struct peers_settings s = {n->cluster, n->self, n->self.address, n->tls};
     char why[512];
@@ -189,7 +189,7 @@ void node_start(struct node *n)
     CHECK(n->peers != NULL);
 }
 
-void node_stop(struct node *n)
+void peer_node_stop(struct node *n)
 {
     stream_close(n->taken);
     n->taken = NULL;
@@ -269,7 +269,7 @@ void world_close(struct world *w)
     char command[256];
 
     for (size_t i = 0; i < WORLD_NODES_MAX; i++) {
-        node_stop(&w->nodes[i]);
+        peer_node_stop(&w->nodes[i]);
         tls_free(w->nodes[i].tls);
     }
     for (size_t i = 1; i <= w->record_count; i++)

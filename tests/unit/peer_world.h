@@ -55,8 +55,8 @@ bool world_run(struct world *w, bool (*until)(struct world *w, void *arg), void 
 void world_pass(struct world *w, uint64_t ms);
 /* Names a, b, c ...; ids 101, 102 ...; addresses on loopback. */
 void node_make(struct world *w, size_t i);
-void node_start(struct node *n);
-void node_stop(struct node *n);
+void peer_node_start(struct node *n);
+void peer_node_stop(struct node *n);
 void node_knows(struct node *n, size_t count, ...);   /* peers_set() with these nodes (struct node *) */
 size_t world_said(struct world *w, const char *text); /* lines of the log that hold it */
 void world_records(struct world *w, size_t count, size_t bytes_max);

@@ -35,7 +35,7 @@ static bool all_up(struct world *w, void *arg)
 static void three(struct world *w)
 {
     for (size_t i = 0; i < 3; i++)
-        node_start(&w->nodes[i]);
+        peer_node_start(&w->nodes[i]);
     for (size_t i = 0; i < 3; i++)
         node_knows(&w->nodes[i], 3, A, B, C);
     assert_true(world_run(w, all_up, NULL));
@@ -125,12 +125,12 @@ static void restart(bool tls)
     three(w);
     send_mark(A, B, 0);
     assert_true(world_run(w, has_marks, &marks));
-    node_stop(B);
+    peer_node_stop(B);
     assert_true(world_run(w, a_lost_b, NULL));
     assert_false(peers_up(A->peers, B->self.id));
     send_mark(A, B, 1); /* nobody: dropped */
     world_pass(w, 200);
-    node_start(B);
+    peer_node_start(B);
     assert_true(world_run(w, a_to_b, NULL));
     send_mark(A, B, 2);
     marks = 2;
@@ -181,8 +181,8 @@ static bool b_refuses_a(const struct peer_hello *h)
 /* A dials B, and each time is refused, with a reason that is said once. */
 static void refused(struct world *w, const char *reason)
 {
-    node_start(A);
-    node_start(B);
+    peer_node_start(A);
+    peer_node_start(B);
     node_knows(A, 2, A, B);
     world_pass(w, 1500);
     assert_false(peers_up(A->peers, B->self.id));
@@ -190,17 +190,17 @@ static void refused(struct world *w, const char *reason)
     if (world_said(w, reason) == 0)
         fail_msg("nothing said of: %s", reason);
     assert_in_range(world_said(w, reason), 1, 2); /* each side */
-    node_stop(A);
-    node_stop(B);
+    peer_node_stop(A);
+    peer_node_stop(B);
 }
 
 /* What listens at b's address says that it is x. */
 static void named_as_meant(struct world *w)
 {
-    node_start(A);
+    peer_node_start(A);
     node_knows(A, 2, A, B);
     (void)snprintf(B->self.name, sizeof B->self.name, "x");
-    node_start(B);
+    peer_node_start(B);
     world_pass(w, 300);
     assert_int_equal(A->ups, 0);
     assert_int_equal(world_said(w, "it is x, not b"), 2);
@@ -228,9 +228,9 @@ static void test_other_id(void **state)
 
     (void)state;
     world_open(w, false);
-    node_start(B);
+    peer_node_start(B);
     B->self.id = 777; /* as a knows it; b itself says 102 */
-    node_start(A);
+    peer_node_start(A);
     node_knows(A, 2, A, B);
     world_pass(w, 500);
     assert_false(peers_up(A->peers, 777));
@@ -308,8 +308,8 @@ static void relay(bool tls)
     struct raw early;
 
     world_open(w, tls);
-    node_start(A);
-    node_start(B);
+    peer_node_start(A);
+    peer_node_start(B);
     (void)peers_dial(A->peers, &B->self, PEER_RELAY, "extra", 5, on_dialled, &d);
     assert_true(world_run(w, b_has_taken, NULL));
     stream_write(B->taken, "early", 5); /* before anybody is there to read it */
@@ -393,8 +393,8 @@ static void test_crowd(void **state)
     (void)state;
     world_open(w, true);
     A->keep_no_taken = B->keep_no_taken = true;
-    node_start(A);
-    node_start(B);
+    peer_node_start(A);
+    peer_node_start(B);
     for (int i = 0; i < CROWD; i++)
         (void)peers_dial(A->peers, &B->self, PEER_RELAY, NULL, 0, on_one_of_many, &c);
     node_knows(A, 2, A, B);
@@ -419,7 +419,7 @@ static void test_dial_fails(void **state)
 
     (void)state;
     world_open(w, false);
-    node_start(A);
+    peer_node_start(A);
     (void)peers_dial(A->peers, &B->self, PEER_RELAY, NULL, 0, on_dialled, &d);
     assert_false(d.done);
     assert_true(world_run(w, is_dialled, &d));
@@ -435,7 +435,7 @@ static void test_dial_fails(void **state)
     (void)peers_dial(A->peers, &nowhere, PEER_FETCH, NULL, 0, on_dialled, &d);
     assert_true(world_run(w, is_dialled, &d));
     assert_string_equal(d.why, "without TLS, members are dialled on loopback addresses only");
-    node_start(B);
+    peer_node_start(B);
     B->refuse = b_refuses_a;
     d.done = false;
     (void)peers_dial(A->peers, &B->self, PEER_FETCH, NULL, 0, on_dialled, &d);
@@ -443,7 +443,7 @@ static void test_dial_fails(void **state)
     assert_string_equal(d.why, "refused by the other end: unwelcome");
     peer_dial_cancel(peers_dial(A->peers, &B->self, PEER_FETCH, NULL, 0, on_dialled, &none));
     (void)peers_dial(A->peers, &B->self, PEER_FETCH, NULL, 0, on_dialled, &none);
-    node_stop(A); /* takes it along */
+    peer_node_stop(A); /* takes it along */
     world_pass(w, 50);
     assert_false(none.done);
     world_close(w);

@@ -33,7 +33,7 @@ static bool all_up(struct world *w, void *arg)
 static void three(struct world *w)
 {
     for (size_t i = 0; i < 3; i++)
-        node_start(&w->nodes[i]);
+        peer_node_start(&w->nodes[i]);
     for (size_t i = 0; i < 3; i++)
         node_knows(&w->nodes[i], 3, A, B, C);
     assert_true(world_run(w, all_up, NULL));
@@ -73,7 +73,7 @@ static void test_garbage(void **state)
     (void)state;
     world_open(w, false);
     world_records(w, 3, 100);
-    node_start(B);
+    peer_node_start(B);
     buf_text(&b, "GET / HTTP/1.1\r\nHost: b\r\n\r\n");
     closed_for(w, false, &b, "connection from 127.0.0.1: a frame of impossible length");
     buf_append(&b, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11); /* TLS */
@@ -131,7 +131,7 @@ static void test_random(void **state)
     (void)state;
     world_open(w, false);
     w->diag.level = DIAG_NOTHING;
-    node_start(B);
+    peer_node_start(B);
     for (int i = 0; i < 300; i++) {
         buf_clear(&good);
         hello_of(&good, A, 1 + world_random(w, 3), 1);
@@ -160,14 +160,14 @@ static void test_silent_strangers(void **state)
 
     (void)state;
     world_open(w, false);
-    node_start(B);
+    peer_node_start(B);
     for (size_t i = 0; i < COUNT; i++)
         raw_open(w, &silent[i], B);
     world_pass(w, 1000);
     for (size_t i = 0; i < COUNT; i++)
         closed += silent[i].closed;
     assert_in_range(closed, COUNT - 256, COUNT);
-    node_start(A);
+    peer_node_start(A);
     node_knows(A, 2, A, B);
     assert_true(world_run(w, a_to_b, NULL));
     send_mark(A, B, 0);
@@ -188,7 +188,7 @@ static void test_replaced(void **state)
 
     (void)state;
     world_open(w, false);
-    node_start(B);
+    peer_node_start(B);
     raw_open(w, &old, B);
     hello_of(stream_out(old.stream), A, PEER_LINK, PEER_VERSION);
     world_pass(w, 20);
@@ -262,8 +262,8 @@ static void test_deaf(void **state)
     assert_true(d.listener >= 0);
     d.poll = loop_timer_new(w->loop, deaf_poll, &d);
     loop_timer_every(d.poll, 1);
-    node_start(A);
-    node_start(C);
+    peer_node_start(A);
+    peer_node_start(C);
     node_knows(A, 3, A, B, C);
     assert_true(world_run(w, a_to_b, NULL));
     before = memory_bytes();
