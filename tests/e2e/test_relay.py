@@ -53,13 +53,13 @@ def test_many_pipelines(rig):
 
 def test_large_values_and_a_slow_reader(rig):
     g = rig.group()
-    value = random.Random(5).randbytes(16 << 20)
+    value = random.Random(5).randbytes(4 << 20)
     with follower_of(g).client(timeout=60) as c:
         assert c("SET", "large", value) == b"OK"
-        for _ in range(12):
+        for _ in range(30):
             c.send("GET", "large")
         time.sleep(1)
-        for _ in range(12):
+        for _ in range(30):
             assert c.read() == value
         assert c("PING") == b"PONG"
 

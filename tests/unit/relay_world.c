@@ -135,19 +135,19 @@ void relay_world_free(struct relay_world *w)
     free(w);
 }
 
-void turns(struct relay_world *w, unsigned ms)
+void rw_turns(struct relay_world *w, unsigned ms)
 {
     loop_timer_once(w->stop, ms);
     loop_run(w->loop);
 }
 
-void part(struct relay_world *w, enum gate_part p)
+void rw_part(struct relay_world *w, enum gate_part p)
 {
     atomic_store(&w->gate.part, p);
-    turns(w, SETTLE_MS);
+    rw_turns(w, SETTLE_MS);
 }
 
-void open_valkey(struct relay_world *w)
+void rw_open_valkey(struct relay_world *w)
 {
     static const char commands[] = "*1\r\n*10\r\n$3\r\nget\r\n:2\r\n*1\r\n+readonly\r\n:1\r\n:1\r\n:1\r\n"
                                    "*0\r\n*0\r\n*0\r\n*0\r\n";
@@ -160,10 +160,10 @@ void open_valkey(struct relay_world *w)
     v->commands_bytes = sizeof commands - 1;
     atomic_store(&w->gate.state, GATE_OPEN);
     queue_push(&w->to_worker, (struct message){.kind = TO_WORKER_OPEN, .pointer = v});
-    turns(w, SETTLE_MS);
+    rw_turns(w, SETTLE_MS);
 }
 
-int client_new(struct relay_world *w)
+int rw_client_new(struct relay_world *w)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -171,11 +171,11 @@ int client_new(struct relay_world *w)
     (void)snprintf(to.sun_path, sizeof to.sun_path, "%s/sock", w->dir);
     assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
     (void)fcntl(fd, F_SETFL, O_NONBLOCK);
-    turns(w, SETTLE_MS);
+    rw_turns(w, SETTLE_MS);
     return fd;
 }
 
-void say_bytes(struct relay_world *w, int fd, const char *bytes, size_t n)
+void rw_say_bytes(struct relay_world *w, int fd, const char *bytes, size_t n)
 {
     while (n > 0) {
         ssize_t sent = send(fd, bytes, n, MSG_NOSIGNAL);
@@ -184,23 +184,23 @@ void say_bytes(struct relay_world *w, int fd, const char *bytes, size_t n)
             assert_int_equal(errno, EAGAIN);
         bytes += sent > 0 ? sent : 0;
         n -= sent > 0 ? (size_t)sent : 0;
-        turns(w, 1);
+        rw_turns(w, 1);
     }
-    turns(w, SETTLE_MS);
+    rw_turns(w, SETTLE_MS);
 }
 
-void say(struct relay_world *w, int fd, const char *text)
+void rw_say(struct relay_world *w, int fd, const char *text)
 {
-    say_bytes(w, fd, text, strlen(text));
+    rw_say_bytes(w, fd, text, strlen(text));
 }
 
-const char *hear(struct relay_world *w, int fd)
+const char *rw_hear(struct relay_world *w, int fd)
 {
     ssize_t n = 1;
 
     w->read_n = 0;
     w->ended = false;
-    turns(w, SETTLE_MS);
+    rw_turns(w, SETTLE_MS);
     while (n > 0 && w->read_n < READ_BYTES_MAX) {
         n = read(fd, w->read + w->read_n, READ_BYTES_MAX - w->read_n);
         w->read_n += n > 0 ? (size_t)n : 0;
@@ -210,27 +210,27 @@ const char *hear(struct relay_world *w, int fd)
     return w->read;
 }
 
-void expect(struct relay_world *w, int fd, const char *text)
+void rw_expect(struct relay_world *w, int fd, const char *text)
 {
-    assert_string_equal(hear(w, fd), text);
+    assert_string_equal(rw_hear(w, fd), text);
 }
 
-void expect_open(struct relay_world *w, int fd)
+void rw_expect_open(struct relay_world *w, int fd)
 {
-    expect(w, fd, "");
+    rw_expect(w, fd, "");
     assert_false(w->ended);
 }
 
-void expect_closed(struct relay_world *w, int fd)
+void rw_expect_closed(struct relay_world *w, int fd)
 {
-    expect(w, fd, "");
+    rw_expect(w, fd, "");
     assert_true(w->ended);
     (void)close(fd);
 }
 
-void expect_count(struct relay_world *w, int fd, const char *code, size_t count)
+void rw_expect_count(struct relay_world *w, int fd, const char *code, size_t count)
 {
-    const char *at = hear(w, fd);
+    const char *at = rw_hear(w, fd);
     size_t found = 0;
 
     for (; *at == '-'; found++) {
@@ -243,10 +243,10 @@ void expect_count(struct relay_world *w, int fd, const char *code, size_t count)
     assert_int_equal(found, count);
 }
 
-void hang_up(struct relay_world *w)
+void rw_hang_up(struct relay_world *w)
 {
     assert_true(w->leader >= 0);
     (void)close(w->leader);
     w->leader = -1;
-    turns(w, SETTLE_MS);
+    rw_turns(w, SETTLE_MS);
 }

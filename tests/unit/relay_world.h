@@ -1,5 +1,5 @@
 /* A worker whose way to the leader is the test's: each dial makes a socket pair, and the test plays the leader at the
- * other end of it. One thread: turns() lets the loop run, reading and writing happen in between. */
+ * other end of it. One thread: rw_turns() lets the loop run, reading and writing happen in between. */
 #ifndef HF_RELAY_WORLD_H
 #define HF_RELAY_WORLD_H
 
@@ -56,18 +56,19 @@ struct relay_world {
 
 struct relay_world *relay_world_new(enum gate_part part);
 void relay_world_free(struct relay_world *w);
-void turns(struct relay_world *w, unsigned ms);
-void part(struct relay_world *w, enum gate_part part); /* and a few turns */
-void open_valkey(struct relay_world *w); /* one that nobody reaches, enough for what we answer ourselves */
+void rw_turns(struct relay_world *w, unsigned ms);
+void rw_part(struct relay_world *w, enum gate_part part); /* and a few turns */
+void rw_open_valkey(struct relay_world *w); /* one that nobody reaches, enough for what we answer ourselves */
 
-int client_new(struct relay_world *w);
-void say(struct relay_world *w, int fd, const char *text); /* and a few turns */
-void say_bytes(struct relay_world *w, int fd, const char *bytes, size_t n);
-const char *hear(struct relay_world *w, int fd); /* what has come, after a few turns */
-void expect(struct relay_world *w, int fd, const char *text);
-void expect_open(struct relay_world *w, int fd);
-void expect_closed(struct relay_world *w, int fd); /* nothing more comes but the end; closes our fd */
-void expect_count(struct relay_world *w, int fd, const char *code, size_t count); /* so many error lines, no more */
-void hang_up(struct relay_world *w);                                              /* the leader's end */
+int rw_client_new(struct relay_world *w);
+void rw_say(struct relay_world *w, int fd, const char *text); /* and a few turns */
+void rw_say_bytes(struct relay_world *w, int fd, const char *bytes, size_t n);
+const char *rw_hear(struct relay_world *w, int fd); /* what has come, after a few turns */
+void rw_expect(struct relay_world *w, int fd, const char *text);
+void rw_expect_open(struct relay_world *w, int fd);
+void rw_expect_closed(struct relay_world *w, int fd); /* nothing more comes but the end; closes our fd */
+void rw_expect_count(struct relay_world *w, int fd, const char *code,
+                     size_t count);     /* so many error lines, no more */
+void rw_hang_up(struct relay_world *w); /* the leader's end */
 
 #endif

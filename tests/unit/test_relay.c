@@ -18,7 +18,7 @@ static int begin(void **state)
 {
     (void)state;
     w = relay_world_new(PART_FOLLOWS);
-    c = client_new(w);
+    c = rw_client_new(w);
     return 0;
 }
 
@@ -33,16 +33,16 @@ static int end(void **state)
 /* One command and its reply. */
 static void exchange(const char *request, const char *reply)
 {
-    say(w, c, request);
-    expect(w, w->leader, request);
-    say(w, w->leader, reply);
-    expect(w, c, reply);
+    rw_say(w, c, request);
+    rw_expect(w, w->leader, request);
+    rw_say(w, w->leader, reply);
+    rw_expect(w, c, reply);
 }
 
 static void gone(void)
 {
-    expect_closed(w, c);
-    c = client_new(w);
+    rw_expect_closed(w, c);
+    c = rw_client_new(w);
 }
 
 /* ---- the pipe ---- */
@@ -53,23 +53,23 @@ static void passes_requests_and_replies(void **state)
 
     (void)state;
     assert_int_equal(w->dials, 0); /* an idle client costs no link */
-    say(w, c, "*2\r\n$3\r\nGET\r\n$1");
+    rw_say(w, c, "*2\r\n$3\r\nGET\r\n$1");
     assert_int_equal(w->dials, 0);
-    say(w, c, "\r\na\r\nset b 1\r\n*2\r\n$4\r\nLP");
+    rw_say(w, c, "\r\na\r\nset b 1\r\n*2\r\n$4\r\nLP");
     assert_int_equal(w->dials, 1);
     assert_true(relay_extra_read(w->extra, w->extra_n, address, sizeof address));
     assert_string_equal(address + strlen(address) - 2, ":0");
-    expect(w, w->leader, GET_A "*3\r\n$3\r\nset\r\n$1\r\nb\r\n$1\r\n1\r\n"); /* whole ones, canonical */
-    say(w, w->leader, "$1\r\n");
-    expect(w, c, "");
-    say(w, w->leader, "x\r\n+OK\r\n");
-    expect(w, c, "$1\r\nx\r\n+OK\r\n");
-    say(w, c, "OP\r\n$1\r\nc\r\n");
-    expect(w, w->leader, LPOP_C);
-    say(w, w->leader, ">2\r\n+invalidate\r\n*0\r\n$-1\r\n");
-    expect(w, c, ">2\r\n+invalidate\r\n*0\r\n$-1\r\n");
-    hang_up(w);
-    expect_open(w, c); /* nothing was owed: a push is no reply */
+    rw_expect(w, w->leader, GET_A "*3\r\n$3\r\nset\r\n$1\r\nb\r\n$1\r\n1\r\n"); /* whole ones, canonical */
+    rw_say(w, w->leader, "$1\r\n");
+    rw_expect(w, c, "");
+    rw_say(w, w->leader, "x\r\n+OK\r\n");
+    rw_expect(w, c, "$1\r\nx\r\n+OK\r\n");
+    rw_say(w, c, "OP\r\n$1\r\nc\r\n");
+    rw_expect(w, w->leader, LPOP_C);
+    rw_say(w, w->leader, ">2\r\n+invalidate\r\n*0\r\n$-1\r\n");
+    rw_expect(w, c, ">2\r\n+invalidate\r\n*0\r\n$-1\r\n");
+    rw_hang_up(w);
+    rw_expect_open(w, c); /* nothing was owed: a push is no reply */
 }
 
 static void long_pipelines(void **state)
@@ -87,19 +87,19 @@ static void long_pipelines(void **state)
         ssize_t n = left > 0 ? send(c, pings + sent, left, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
 
         sent += n > 0 ? (size_t)n : 0;
-        turns(w, 1);
-        asked += w->leader >= 0 ? strlen(hear(w, w->leader)) : 0;
+        rw_turns(w, 1);
+        asked += w->leader >= 0 ? strlen(rw_hear(w, w->leader)) : 0;
         assert_true(asked / (sizeof PING - 1) - answered <= RELAY_OPS_MAX);
         for (replies.len = 0; answered < asked / (sizeof PING - 1); answered++)
             buf_text(&replies, "+PONG\r\n");
         if (replies.len > 0)
-            say_bytes(w, w->leader, buf_head(&replies), replies.len);
-        (void)hear(w, c);
+            rw_say_bytes(w, w->leader, buf_head(&replies), replies.len);
+        (void)rw_hear(w, c);
     }
     free(pings);
     buf_free(&replies);
-    hang_up(w);
-    expect_open(w, c);
+    rw_hang_up(w);
+    rw_expect_open(w, c);
 }
 
 /* A client that does not read holds up the leader, and nothing grows. */
@@ -112,27 +112,27 @@ static void large_replies_and_slow_clients(void **state)
 
     (void)state;
     memset(chunk, 'x', 1 << 20);
-    say(w, c, GET_A GET_A);
-    expect(w, w->leader, GET_A GET_A);
-    say(w, w->leader, head);
+    rw_say(w, c, GET_A GET_A);
+    rw_expect(w, w->leader, GET_A GET_A);
+    rw_say(w, w->leader, head);
     while (sent < size) {
         size_t most = size - sent < 1 << 20 ? size - sent : 1 << 20;
         ssize_t step = send(w->leader, chunk, most, MSG_NOSIGNAL);
 
         sent += step > 0 ? (size_t)step : 0;
-        turns(w, 0);
+        rw_turns(w, 0);
     }
-    say(w, w->leader, "\r\n$100000000\r\n");
+    rw_say(w, w->leader, "\r\n$100000000\r\n");
     while (stuck < 50) { /* the second reply: the first has not been read */
         ssize_t step = send(w->leader, chunk, 4096, MSG_NOSIGNAL);
 
         stuck = step > 0 ? 0 : stuck + 1;
         sent += step > 0 ? (size_t)step : 0;
         assert_true(sent < size + (4u << 20));
-        turns(w, 1);
+        rw_turns(w, 1);
     }
     while (got < size + (size_t)n + 2) {
-        (void)hear(w, c);
+        (void)rw_hear(w, c);
         got += w->read_n;
     }
     assert_int_equal(got, size + (size_t)n + 2);
@@ -142,36 +142,36 @@ static void large_replies_and_slow_clients(void **state)
 static void protocol_errors(void **state)
 {
     (void)state;
-    say(w, c, GET_A "*1\r\n+PING\r\n" GET_A);
-    expect(w, w->leader, GET_A);
-    expect_open(w, c); /* its turn comes after GET's */
-    say(w, w->leader, "$-1\r\n");
-    assert_string_equal(hear(w, c), "$-1\r\n-ERR Protocol error: expected '$', got '+'\r\n");
+    rw_say(w, c, GET_A "*1\r\n+PING\r\n" GET_A);
+    rw_expect(w, w->leader, GET_A);
+    rw_expect_open(w, c); /* its turn comes after GET's */
+    rw_say(w, w->leader, "$-1\r\n");
+    assert_string_equal(rw_hear(w, c), "$-1\r\n-ERR Protocol error: expected '$', got '+'\r\n");
     gone();
-    say(w, c, "POST / HTTP/1.1\r\nHost: x\r\n");
+    rw_say(w, c, "POST / HTTP/1.1\r\nHost: x\r\n");
     gone();
 }
 
 static void quit_and_half_close(void **state)
 {
     (void)state;
-    say(w, c, GET_A "QUIT\r\n" SET_B);
-    expect(w, w->leader, GET_A "*1\r\n$4\r\nQUIT\r\n");
-    say(w, w->leader, "$-1\r\n+OK\r\n");
-    assert_string_equal(hear(w, c), "$-1\r\n+OK\r\n");
+    rw_say(w, c, GET_A "QUIT\r\n" SET_B);
+    rw_expect(w, w->leader, GET_A "*1\r\n$4\r\nQUIT\r\n");
+    rw_say(w, w->leader, "$-1\r\n+OK\r\n");
+    assert_string_equal(rw_hear(w, c), "$-1\r\n+OK\r\n");
     gone();
     exchange(PING, "+PONG\r\n");
-    say(w, c, GET_A);
+    rw_say(w, c, GET_A);
     (void)shutdown(c, SHUT_WR);
-    expect(w, w->leader, GET_A);
-    say(w, w->leader, "$1\r\nx\r\n");
-    assert_string_equal(hear(w, c), "$1\r\nx\r\n");
+    rw_expect(w, w->leader, GET_A);
+    rw_say(w, w->leader, "$1\r\nx\r\n");
+    assert_string_equal(rw_hear(w, c), "$1\r\nx\r\n");
     gone();
-    say(w, c, "BLPOP l 0\r\n"); /* must not take anything any more */
-    (void)hear(w, w->leader);
+    rw_say(w, c, "BLPOP l 0\r\n"); /* must not take anything any more */
+    (void)rw_hear(w, w->leader);
     (void)shutdown(c, SHUT_WR);
     gone();
-    assert_string_equal(hear(w, w->leader), "");
+    assert_string_equal(rw_hear(w, w->leader), "");
     assert_true(w->ended);
 }
 
@@ -186,15 +186,15 @@ static void cut_everywhere(void **state)
     for (size_t cut = 0; cut < sizeof replies; cut++) {
         size_t whole = 0, from = 0;
 
-        say(w, c, GET_A SET_B LPOP_C);
-        expect(w, w->leader, GET_A SET_B LPOP_C);
-        say_bytes(w, w->leader, replies, cut);
+        rw_say(w, c, GET_A SET_B LPOP_C);
+        rw_expect(w, w->leader, GET_A SET_B LPOP_C);
+        rw_say_bytes(w, w->leader, replies, cut);
         while (whole < 3 && ends[whole] <= cut)
             from = ends[whole++];
-        assert_int_equal(strlen(hear(w, c)), from);
+        assert_int_equal(strlen(rw_hear(w, c)), from);
         assert_memory_equal(w->read, replies, from);
-        hang_up(w);
-        expect_count(w, c, "UNCERTAIN ", 3 - whole);
+        rw_hang_up(w);
+        rw_expect_count(w, c, "UNCERTAIN ", 3 - whole);
         assert_int_equal(w->dials, cut + 1); /* not before the next command */
     }
     exchange(PING, "+PONG\r\n");
@@ -204,12 +204,12 @@ static void requests_are_cut_too(void **state)
 {
     (void)state;
     exchange(PING, "+PONG\r\n");
-    say(w, c, GET_A "*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1");
-    expect(w, w->leader, GET_A);
-    hang_up(w);
-    expect_count(w, c, "UNCERTAIN ", 1);
-    say(w, c, "\r\n1\r\n"); /* the half one was never sent: it goes to the new leader */
-    expect(w, w->leader, SET_B);
+    rw_say(w, c, GET_A "*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$1");
+    rw_expect(w, w->leader, GET_A);
+    rw_hang_up(w);
+    rw_expect_count(w, c, "UNCERTAIN ", 1);
+    rw_say(w, c, "\r\n1\r\n"); /* the half one was never sent: it goes to the new leader */
+    rw_expect(w, w->leader, SET_B);
 }
 
 static void prelude_is_repeated(void **state)
@@ -221,28 +221,28 @@ static void prelude_is_repeated(void **state)
     exchange(NAME, "+OK\r\n");
     exchange("*2\r\n$6\r\nSELECT\r\n$2\r\n99\r\n", "-ERR DB index is out of range\r\n");
     exchange(SELECT, "+OK\r\n");
-    hang_up(w);
-    say(w, c, GET_A);
-    expect(w, w->leader, HELLO3 AUTH NAME SELECT);
-    say(w, w->leader, "%0\r\n+OK\r\n+OK\r\n");
-    expect(w, w->leader, ""); /* not before all of it has succeeded */
-    say(w, w->leader, "+OK\r\n");
-    expect(w, w->leader, GET_A);
-    say(w, w->leader, "$1\r\nx\r\n");
-    expect(w, c, "$1\r\nx\r\n");
-    hang_up(w);
-    say(w, c, GET_A);
-    (void)hear(w, w->leader);
-    say(w, w->leader, "%0\r\n-LOADING soon\r\n"); /* again, later: nothing was executed */
-    turns(w, 80);
-    expect(w, w->leader, HELLO3 AUTH NAME SELECT);
-    hang_up(w);
-    turns(w, 150);
-    expect_count(w, c, "CLUSTERDOWN ", 1);
-    say(w, c, GET_A);
-    turns(w, 60);
-    expect(w, w->leader, HELLO3 AUTH NAME SELECT);
-    say(w, w->leader, "%0\r\n-WRONGPASS\r\n");
+    rw_hang_up(w);
+    rw_say(w, c, GET_A);
+    rw_expect(w, w->leader, HELLO3 AUTH NAME SELECT);
+    rw_say(w, w->leader, "%0\r\n+OK\r\n+OK\r\n");
+    rw_expect(w, w->leader, ""); /* not before all of it has succeeded */
+    rw_say(w, w->leader, "+OK\r\n");
+    rw_expect(w, w->leader, GET_A);
+    rw_say(w, w->leader, "$1\r\nx\r\n");
+    rw_expect(w, c, "$1\r\nx\r\n");
+    rw_hang_up(w);
+    rw_say(w, c, GET_A);
+    (void)rw_hear(w, w->leader);
+    rw_say(w, w->leader, "%0\r\n-LOADING soon\r\n"); /* again, later: nothing was executed */
+    rw_turns(w, 80);
+    rw_expect(w, w->leader, HELLO3 AUTH NAME SELECT);
+    rw_hang_up(w);
+    rw_turns(w, 150);
+    rw_expect_count(w, c, "CLUSTERDOWN ", 1);
+    rw_say(w, c, GET_A);
+    rw_turns(w, 60);
+    rw_expect(w, w->leader, HELLO3 AUTH NAME SELECT);
+    rw_say(w, w->leader, "%0\r\n-WRONGPASS\r\n");
     gone();
 }
 
@@ -256,17 +256,17 @@ static void prelude_is_bounded(void **state)
     (void)snprintf(command, sizeof command, "*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$2999\r\n%s\r\n", long_name);
     for (int i = 0; i < 200; i++) /* one voids the other */
         exchange(i % 2 ? SELECT : command, "+OK\r\n");
-    hang_up(w);
-    expect_open(w, c);
-    say(w, c, PING);
-    say(w, w->leader, "+OK\r\n+OK\r\n");
-    (void)hear(w, w->leader);
-    say(w, w->leader, "+PONG\r\n");
-    expect(w, c, "+PONG\r\n");
+    rw_hang_up(w);
+    rw_expect_open(w, c);
+    rw_say(w, c, PING);
+    rw_say(w, w->leader, "+OK\r\n+OK\r\n");
+    (void)rw_hear(w, w->leader);
+    rw_say(w, w->leader, "+PONG\r\n");
+    rw_expect(w, c, "+PONG\r\n");
     (void)snprintf(command, sizeof command,
                    "*4\r\n$6\r\nCLIENT\r\n$7\r\nSETINFO\r\n$8\r\nLIB-NAME\r\n$2999\r\n%s\r\n", long_name);
     exchange(command, "+OK\r\n");
-    hang_up(w);
+    rw_hang_up(w);
     gone();
 }
 
@@ -278,42 +278,42 @@ static void state_that_is_lost_closes(void **state)
     (void)state;
     for (size_t i = 0; i < 3; i++) {
         exchange(requests[i], "+OK\r\n");
-        hang_up(w);
+        rw_hang_up(w);
         gone();
     }
     exchange(MULTI, "+OK\r\n");
     exchange(SET_B, "+QUEUED\r\n");
-    say(w, c, SET_B EXEC);
-    expect(w, w->leader, SET_B EXEC);
-    hang_up(w);
-    expect_count(w, c, "UNCERTAIN ", 2);
+    rw_say(w, c, SET_B EXEC);
+    rw_expect(w, w->leader, SET_B EXEC);
+    rw_hang_up(w);
+    rw_expect_count(w, c, "UNCERTAIN ", 2);
     gone();
-    say(w, c, SELECT); /* nobody knows which database it is */
-    hang_up(w);
-    expect_count(w, c, "UNCERTAIN ", 1);
+    rw_say(w, c, SELECT); /* nobody knows which database it is */
+    rw_hang_up(w);
+    rw_expect_count(w, c, "UNCERTAIN ", 1);
     gone();
     exchange(MULTI, "+OK\r\n");
     exchange(EXEC, "*0\r\n");
     exchange(requests[1], "+OK\r\n");
     exchange("*1\r\n$7\r\nUNWATCH\r\n", "+OK\r\n");
     exchange(MULTI, "-NOPERM\r\n");
-    hang_up(w);
-    expect_open(w, c);
+    rw_hang_up(w);
+    rw_expect_open(w, c);
 }
 
 static void opaque_closes(void **state)
 {
     (void)state;
-    say(w, c, GET_A "*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nx\r\n");
-    say(w, w->leader,
-        "$-1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n");
-    expect(w, c, "$-1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n");
-    hang_up(w);
+    rw_say(w, c, GET_A "*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nx\r\n");
+    rw_say(w, w->leader,
+           "$-1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n");
+    rw_expect(w, c, "$-1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n");
+    rw_hang_up(w);
     gone();
-    say(w, c, "CLIENT REPLY SKIP\r\n" PING PING);
-    say(w, w->leader, "+PONG\r\n");
-    expect(w, c, "+PONG\r\n");
-    hang_up(w);
+    rw_say(w, c, "CLIENT REPLY SKIP\r\n" PING PING);
+    rw_say(w, w->leader, "+PONG\r\n");
+    rw_expect(w, c, "+PONG\r\n");
+    rw_hang_up(w);
     gone();
 }
 
@@ -322,63 +322,63 @@ static void opaque_closes(void **state)
 static void waits_then_refuses(void **state)
 {
     (void)state;
-    part(w, PART_NONE);
-    say(w, c, GET_A SET_B);
-    expect_open(w, c);
-    turns(w, 200);
-    expect_count(w, c, "CLUSTERDOWN No leader", 2);
+    rw_part(w, PART_NONE);
+    rw_say(w, c, GET_A SET_B);
+    rw_expect_open(w, c);
+    rw_turns(w, 200);
+    rw_expect_count(w, c, "CLUSTERDOWN No leader", 2);
     assert_int_equal(w->dials, 0);
-    say(w, c, MULTI SET_B);
-    turns(w, 200);
-    assert_string_equal(hear(w, c), "+OK\r\n-CLUSTERDOWN No leader: the transaction will be discarded\r\n");
-    part(w, PART_FOLLOWS);
-    say(w, c, EXEC SELECT); /* must not find a leader half-way */
-    expect(w, c, "-EXECABORT Transaction discarded because of previous errors.\r\n");
-    expect(w, w->leader, SELECT);
-    say(w, w->leader, "+OK\r\n");
-    hang_up(w);
-    expect(w, c, "+OK\r\n");
-    part(w, PART_NONE);
-    say(w, c, "*2\r\n$6\r\nSELECT\r\n$1\r\n7\r\n" GET_A);
-    turns(w, 200);
-    assert_string_equal(hear(w, c), "+OK\r\n-CLUSTERDOWN No leader: the command was not executed\r\n");
-    say(w, c, GET_A);
-    part(w, PART_FOLLOWS); /* in time */
-    expect(w, w->leader, "*2\r\n$6\r\nSELECT\r\n$1\r\n7\r\n");
-    say(w, w->leader, "+OK\r\n");
-    expect(w, w->leader, GET_A);
+    rw_say(w, c, MULTI SET_B);
+    rw_turns(w, 200);
+    assert_string_equal(rw_hear(w, c), "+OK\r\n-CLUSTERDOWN No leader: the transaction will be discarded\r\n");
+    rw_part(w, PART_FOLLOWS);
+    rw_say(w, c, EXEC SELECT); /* must not find a leader half-way */
+    rw_expect(w, c, "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    rw_expect(w, w->leader, SELECT);
+    rw_say(w, w->leader, "+OK\r\n");
+    rw_hang_up(w);
+    rw_expect(w, c, "+OK\r\n");
+    rw_part(w, PART_NONE);
+    rw_say(w, c, "*2\r\n$6\r\nSELECT\r\n$1\r\n7\r\n" GET_A);
+    rw_turns(w, 200);
+    assert_string_equal(rw_hear(w, c), "+OK\r\n-CLUSTERDOWN No leader: the command was not executed\r\n");
+    rw_say(w, c, GET_A);
+    rw_part(w, PART_FOLLOWS); /* in time */
+    rw_expect(w, w->leader, "*2\r\n$6\r\nSELECT\r\n$1\r\n7\r\n");
+    rw_say(w, w->leader, "+OK\r\n");
+    rw_expect(w, w->leader, GET_A);
 }
 
 static void dials_again(void **state)
 {
     (void)state;
     w->answer = REFUSED;
-    say(w, c, GET_A);
-    turns(w, 200);
+    rw_say(w, c, GET_A);
+    rw_turns(w, 200);
     assert_true(w->dials >= 2);
-    expect_count(w, c, "CLUSTERDOWN ", 1);
+    rw_expect_count(w, c, "CLUSTERDOWN ", 1);
     w->answer = ACCEPTED_MUTE; /* a node that leads no more: it takes the link and drops it */
-    say(w, c, GET_A);
-    turns(w, 60);
-    expect(w, w->leader, "");
-    hang_up(w);
+    rw_say(w, c, GET_A);
+    rw_turns(w, 60);
+    rw_expect(w, w->leader, "");
+    rw_hang_up(w);
     w->answer = ACCEPTED;
-    say(w, c, SET_B);
-    turns(w, 60);
-    (void)hear(w, w->leader);
+    rw_say(w, c, SET_B);
+    rw_turns(w, 60);
+    (void)rw_hear(w, w->leader);
     assert_non_null(strstr(w->read, SET_B));
     w->answer = NO_ANSWER;
-    hang_up(w);
-    (void)hear(w, c);
-    say(w, c, GET_A);
+    rw_hang_up(w);
+    (void)rw_hear(w, c);
+    rw_say(w, c, GET_A);
     (void)close(c); /* perhaps only half: its command is still answered */
-    turns(w, 200);
+    rw_turns(w, 200);
     assert_int_equal(w->cancelled, 1);
     w->answer = ACCEPTED_MUTE;
-    c = client_new(w);
-    say(w, c, GET_A);
-    say(w, w->leader, "-ERR max number of clients reached\r\n");
-    assert_string_equal(hear(w, c), "-ERR max number of clients reached\r\n");
+    c = rw_client_new(w);
+    rw_say(w, c, GET_A);
+    rw_say(w, w->leader, "-ERR max number of clients reached\r\n");
+    assert_string_equal(rw_hear(w, c), "-ERR max number of clients reached\r\n");
     gone();
 }
 
@@ -386,24 +386,24 @@ static void leaves_a_former_leader(void **state)
 {
     (void)state;
     (void)snprintf(w->status.leader, sizeof w->status.leader, "b");
-    turns(w, 120);
+    rw_turns(w, 120);
     exchange(PING, "+PONG\r\n");
     (void)snprintf(w->status.leader, sizeof w->status.leader, "c");
-    turns(w, 120);
-    expect(w, w->leader, "");
+    rw_turns(w, 300);
+    rw_expect(w, w->leader, "");
     assert_true(w->ended);
     exchange(PING, "+PONG\r\n");
-    say(w, c, GET_A);
+    rw_say(w, c, GET_A);
     (void)snprintf(w->status.leader, sizeof w->status.leader, "d");
-    turns(w, 200);
-    expect_open(w, c); /* it may still answer */
-    turns(w, RELAY_STALE_MS);
-    expect_count(w, c, "UNCERTAIN ", 1);
+    rw_turns(w, 200);
+    rw_expect_open(w, c); /* it may still answer */
+    rw_turns(w, RELAY_STALE_MS + 300);
+    rw_expect_count(w, c, "UNCERTAIN ", 1);
     exchange(PING, "+PONG\r\n");
-    say(w, c, GET_A);
-    part(w, PART_NONE);
-    turns(w, 200);
-    expect_count(w, c, "UNCERTAIN ", 1);
+    rw_say(w, c, GET_A);
+    rw_part(w, PART_NONE);
+    rw_turns(w, 700);
+    rw_expect_count(w, c, "UNCERTAIN ", 1);
 }
 
 /* A leader that hands over says what it has not executed: that may be sent again. */
@@ -413,36 +413,36 @@ static void handed_over(void **state)
     int n = snprintf(large, sizeof large, "*2\r\n$4\r\nECHO\r\n$%d\r\n", RELAY_KEPT_BYTES_MAX);
 
     (void)state;
-    say(w, c, GET_A SELECT MULTI SET_B);
-    expect(w, w->leader, GET_A SELECT MULTI SET_B);
-    say(w, w->leader, "$1\r\nx\r\n");
-    say(w, w->leader, relay_moved);
-    expect(w, c, "$1\r\nx\r\n");
-    turns(w, RELAY_RETRY_MS + RELAY_TICK_MS);
-    expect(w, w->leader, SELECT MULTI SET_B);
-    say(w, w->leader, "+OK\r\n+OK\r\n+QUEUED\r\n");
-    expect(w, c, "+OK\r\n+OK\r\n+QUEUED\r\n");
+    rw_say(w, c, GET_A SELECT MULTI SET_B);
+    rw_expect(w, w->leader, GET_A SELECT MULTI SET_B);
+    rw_say(w, w->leader, "$1\r\nx\r\n");
+    rw_say(w, w->leader, relay_moved);
+    rw_expect(w, c, "$1\r\nx\r\n");
+    rw_turns(w, RELAY_RETRY_MS + RELAY_TICK_MS);
+    rw_expect(w, w->leader, SELECT MULTI SET_B);
+    rw_say(w, w->leader, "+OK\r\n+OK\r\n+QUEUED\r\n");
+    rw_expect(w, c, "+OK\r\n+OK\r\n+QUEUED\r\n");
     exchange(EXEC, "*0\r\n");
     memset(large + n, 'x', RELAY_KEPT_BYTES_MAX);
     memcpy(large + n + RELAY_KEPT_BYTES_MAX, "\r\n", 2);
-    say(w, c, PING);
-    say_bytes(w, c, large, (size_t)n + RELAY_KEPT_BYTES_MAX + 2);
-    (void)hear(w, w->leader);
-    say(w, w->leader, relay_moved);
-    expect_count(w, c, "CLUSTERDOWN The leader has changed", 2);
-    expect_open(w, c);
-    say(w, c, GET_A);
-    turns(w, RELAY_RETRY_MS + RELAY_TICK_MS);
-    expect(w, w->leader, SELECT);
-    say(w, w->leader, "+OK\r\n");
-    expect(w, w->leader, GET_A);
-    say(w, w->leader, "$-1\r\n");
-    expect(w, c, "$-1\r\n");
+    rw_say(w, c, PING);
+    rw_say_bytes(w, c, large, (size_t)n + RELAY_KEPT_BYTES_MAX + 2);
+    (void)rw_hear(w, w->leader);
+    rw_say(w, w->leader, relay_moved);
+    rw_expect_count(w, c, "CLUSTERDOWN The leader has changed", 2);
+    rw_expect_open(w, c);
+    rw_say(w, c, GET_A);
+    rw_turns(w, RELAY_RETRY_MS + RELAY_TICK_MS);
+    rw_expect(w, w->leader, SELECT);
+    rw_say(w, w->leader, "+OK\r\n");
+    rw_expect(w, w->leader, GET_A);
+    rw_say(w, w->leader, "$-1\r\n");
+    rw_expect(w, c, "$-1\r\n");
     exchange(MULTI, "+OK\r\n");
-    say(w, c, SET_B);
-    expect(w, w->leader, SET_B);
-    say(w, w->leader, relay_moved);
-    expect_count(w, c, "CLUSTERDOWN The leader has changed", 1);
+    rw_say(w, c, SET_B);
+    rw_expect(w, w->leader, SET_B);
+    rw_say(w, w->leader, relay_moved);
+    rw_expect_count(w, c, "CLUSTERDOWN The leader has changed", 1);
     gone();
 }
 
@@ -450,7 +450,7 @@ static void farewell_closes(void **state)
 {
     (void)state;
     exchange(PING, "+PONG\r\n");
-    say(w, w->leader, relay_farewell);
+    rw_say(w, w->leader, relay_farewell);
     gone();
 }
 
