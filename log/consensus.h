@@ -1,8 +1,8 @@
 /* Consensus: the one file that drives libraft's raft_step(). No socket, disk or clock inside: a host supplies them,
  * so that the simulator (tests/unit/raft_*) drives the very code that runs in production.
  *
- *      consensus_submit / receive / tick / persisted / ...        host: append, cut, hard_state, send, committed,
- * role └──────────────▶ raft_step() ──▶ what it wants done ──────┘
+ *      consensus_submit / receive / tick / persisted / ...      host: append, cut, hard_state, send, committed, role
+ *             └──────────────▶ raft_step() ──▶ what it wants done ──────┘
  *
  * Rules that the host relies on, and that consensus.c keeps:
  *   - no message leaves while a term or vote is not durable that was changed before it (it is held in here);
@@ -10,8 +10,10 @@
  *   - committed() rises, and is never above what is durable here;
  *   - of one step the host hears in this order: hard_state, cut, append or install, send, role, members, committed.
  *     A new leader's BARRIER and first APPENDs can thus come before its role().
+ *
  * Rules for the host: writes become durable in the order in which they were asked for; persisted() is told only of
- * what is durable; messages may be lost, repeated, late, but keep their order as far as possible.
+ * what is durable; messages may be lost, repeated, late, but keep their order as far as possible. So writing and
+ * sending go on in parallel: an entry is told to be committed when a majority has it, and our own disk, too.
  *
  * The ten guards of this driver against defects of libraft 0.22.1 are named at their places: SPLIT, PREV, INSTALL,
  * STALE_RESULT, TIMER, COMMIT, CONFIGURATION, REJECTED, HINT, WINDOW. Test builds (-DCONSENSUS_GUARDS) can leave one

@@ -1,7 +1,8 @@
 /* The door of the log: append, learn what is committed, read back, truncate; and who leads.
  *
- * It knows numbers and bytes, not clients and not RESP. Its members are one node or several; with several, an entry is
- * committed when a majority of them, never all in one zone, has it on disk.
+ * It knows numbers and bytes, not clients and not RESP. Its members are one node or several; with several, an entry
+ * is committed when a majority of them, never all in one zone, has it on disk; this node says so when its own disk is
+ * among them.
  *
  *      log_append(frame) ──▶ open batch ──log_flush()──▶ own disk and peers, in parallel ──▶ committed(index)
  *                               ▲ fills while commits are in flight                           (on the loop, in order)
@@ -199,7 +200,7 @@ bool snapshot_write(struct snapshot_writer *w, const void *bytes, size_t n); /* 
 void snapshot_finish(struct snapshot_writer *w, const struct snapshot_mark *mark, void (*done)(void *arg, bool ok),
                      void *arg);
 void snapshot_abandon(struct snapshot_writer *w);
-/* If another member has a newer one than ours: fetch it, in the background. For a node whose Valkey is not to fork. */
+/* If another member has a newer one than ours: fetch it, in the background. For nodes whose Valkey is not to fork. */
 void log_fetch_newer(struct log *l);
 /* The newest valid snapshot: true, its mark, and its path in path[] (open it at once: a newer one removes it). false
  * if there is none. A sidecar that does not match its file is damage: failed() is called. */

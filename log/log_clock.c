@@ -1,9 +1,11 @@
 /* Wall clocks. Valkey expires keys by its own clock, so a new leader's must not be behind the last one's: a key that
  * was seen expired would be seen again.
  *
- *     leader ─▶ its clock with every message, and in the log once a second ─▶ followers remember the newest
- *     new leader: serves once its own clock is past that, or clock-skew-max later, with an alarm: a clock that is
- * wrong by hours must not stop the group */
+ *     leader ─▶ its clock with every message, and in the log once a second while it writes
+ *                                                                             └─▶ followers remember the newest
+ *     new leader: serves once its own clock is past that, or clock-skew-max later, with an alarm
+ *
+ * The alarm instead of waiting on: a clock that is wrong by hours must not stop the group. */
 #include "log/base/clock.h"
 #include "log/log_internal.h"
 

@@ -39,7 +39,7 @@ struct tls;
 
 enum {
     PEER_VERSION = 1,
-    PEER_FRAME_BYTES_MAX = 1024 * 1024 * 1024, /* bounded by what clients can have in flight; memory comes with the bytes */
+    PEER_FRAME_BYTES_MAX = 1024 * 1024 * 1024, /* what clients can have in flight; memory comes with the bytes */
     PEER_OUT_BYTES_MAX = 2 * 1024 * 1024,
     PEER_PIECE_BYTES_MAX = 512 * 1024, /* entries of one APPEND on the wire, unless a single one is larger */
     PEER_QUEUE_MESSAGES_MAX = 4096,

@@ -2,8 +2,8 @@
  * (peer.h), so that a message can wait in a queue and its entries be read from the log when there is room to send.
  *
  * The fields are Raft's (Ongaro's thesis, figures 3.1 and 5.3); libraft's own versions are constant and filled in by
- * consensus.c. sent/echo make the read lease: echo is the sent_ms of the newest APPEND of the receiver that the sender
- * of this message has accepted in this term. */
+ * consensus_message.c. sent/echo make the read lease: echo is the sent_ms of the newest APPEND of the receiver that
+ * the sender of this message has accepted in this term. */
 #ifndef HF_PEER_MESSAGE_H
 #define HF_PEER_MESSAGE_H
 
@@ -24,7 +24,7 @@ struct peer_state {
     uint64_t committed;       /* of this node's log */
     uint64_t snapshot_index;  /* of its newest snapshot, 0 = none */
     uint64_t fed_index;       /* its Valkey has executed the log up to here; 0 = not warm */
-    uint64_t valkey_keys;     /* before the log has begun: how much its Valkey holds already; UINT64_MAX = not known */
+    uint64_t valkey_keys;     /* before the log has begun: what its Valkey holds already; UINT64_MAX = not known */
     uint64_t log_first;
     bool log_only;
 };

@@ -1,9 +1,9 @@
 /* Which forms of a replayable command are taken. Most: as they are. Those with an expiry are spelt with an absolute
  * time, in milliseconds, as Valkey does for its stream:
  *
- *     SET k v EX 100 NX   ─▶  SET k v PXAT 1795173900374 NX      (Valkey itself would drop the NX: then it would not
- * be the intent) EXPIRE k 100 GT     ─▶  PEXPIREAT k 1795173900374 GT GETEX k EX 100      ─▶  GETEX k PXAT
- * 1795173900374
+ *     SET k v EX 100 NX   ─▶  SET k v PXAT 1795173900374 NX      (Valkey itself would drop the NX: not the intent)
+ *     EXPIRE k 100 GT     ─▶  PEXPIREAT k 1795173900374 GT
+ *     GETEX k EX 100      ─▶  GETEX k PXAT 1795173900374
  *
  * An option that is not known here makes the form CANON_NO: captured is always right. */
 #include <inttypes.h>

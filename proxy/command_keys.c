@@ -4,8 +4,9 @@
  *     ZUNIONSTORE d 2 a b WEIGHTS 1 2      index 1, range 0   ─▶ d
  *                                          index 2, keynum    ─▶ a b
  *     GEORADIUS g 1 2 5 km STORE d         index 1, range 0   ─▶ g
- *                                          keyword STORE      ─▶ d   (twice: Valkey's parser takes the last, its key
- * specs the first: all) COPY a b DB 3                        b is in database 3 */
+ *                                          keyword STORE      ─▶ d   (twice: Valkey's parser takes the last,
+ *                                                                     its key specs the first: all)
+ *     COPY a b DB 3                        b is in database 3 */
 #include "proxy/command_internal.h"
 
 struct found {

@@ -1,8 +1,9 @@
 /* Answers that depend on the group, when the release rule has let them go:
  *
- *   reads of sync clients, and captured writes that may only have read: under the lease. The op carries when its
- * reply was in our hands; if the lease has run out since, it waits here for a proof that we led later than that, or
- * for the news that we lead no more WAIT: until enough zones have everything, or its time is over */
+ *   reads of sync clients, and captured   under the lease. The op carries when its reply was in our hands; if the
+ *   writes that may only have read        lease has run out since, it waits here for a proof that we led later than
+ *                                         that, or for the news that we lead no more
+ *   WAIT                                  until enough zones have everything, or its time is over */
 #include "proxy/core_internal.h"
 
 /* ---- the lease ---- */

@@ -2,10 +2,10 @@
  *
  *   log says            here
  *   lead                our Valkey is to be the primary; once it is attached, the worker opens
- *   lost                detached: Valkey, tap and lanes go on, sync clients are refused, async ones until the lag
- * says otherwise; what sync clients wait for is answered UNCERTAIN lead, same          as if nothing had happened;
- * the open batch, which has grown meanwhile, is logged now follow              what was not committed is void: step
- * down, our Valkey becomes a fed replica
+ *   lost                detached: Valkey, tap and lanes go on, async clients are served until the lag says otherwise;
+ *                       sync clients are refused, and what they wait for is answered: UNCERTAIN
+ *   lead, same          as if nothing had happened; the open batch, which has grown meanwhile, is logged now
+ *   follow              what was not committed is void: step down, our Valkey becomes a fed replica
  *
  * Before the log has begun, it is the Valkey with data in it that has to begin it, wherever that is. */
 #include <inttypes.h>

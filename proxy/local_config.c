@@ -2,7 +2,7 @@
  *
  *   CONFIG GET max*       Valkey is asked; its pairs, without those that are ours, and then ours
  *   CONFIG SET a 1 b 2    ours are tried on a copy; then Valkey is told its own; only if it says OK do ours take
- * effect: all or nothing */
+ *                         effect: all or nothing */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

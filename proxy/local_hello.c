@@ -3,8 +3,7 @@
  * AUTH goes to Valkey on a connection of the session's own, so that Valkey itself decides, counts and logs. After +OK
  * the rights of the user are asked; one who may do everything needs no connection of its own and gives it back:
  *
- *   AUTH alice pw ─▶ pinned: AUTH ─▶ +OK ─▶ control lane: ACL GETUSER alice ─▶ full? shared lanes : pinned ─▶ +OK to
- * the client
+ *   AUTH alice pw ─▶ pinned: AUTH ─▶ +OK ─▶ control lane: ACL GETUSER alice ─▶ full? shared lanes : pinned ─▶ +OK
  *
  * The session takes no other command meanwhile. */
 #include <stdio.h>

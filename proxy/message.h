@@ -84,15 +84,15 @@ enum gate_refusal {
     WRITES_REFUSED_LOG_SIZE, /* what is left of log-size-max is kept for OUTCOMEs: without them no snapshot makes room
                               */
     WRITES_REFUSED_LOG_FULL,
-    WRITES_REFUSED_NO_QUORUM /* detached: sync sessions are refused reads and writes; async ones go on until the lag says
-                                otherwise */
+    WRITES_REFUSED_NO_QUORUM /* detached: sync sessions are refused reads and writes; async ones go on until the lag
+                                says otherwise */
 };
 /* Which part this node plays in its group. Alone it leads. */
 enum gate_part {
     PART_NONE,  /* no leader is known (or it is being elected): clients' commands wait a while, then CLUSTERDOWN */
     PART_LEADS, /* sessions are served here (state says whether Valkey is open) */
     PART_HANDS_OVER, /* leads, and is about to stop: sessions begin nothing new */
-    PART_FOLLOWS     /* another node leads: clients are relayed to it; state OPEN: our Valkey is warm, reader-port serves */
+    PART_FOLLOWS     /* another node leads: clients are relayed to it; OPEN: our Valkey is warm, reader-port serves */
 };
 struct gate {
     _Atomic int state;            /* enum gate_state */

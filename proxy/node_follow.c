@@ -1,7 +1,7 @@
 /* Our Valkey as a replica of the log: WAITING, FEEDING, FED.
  *
- *   gathered ─┬─ no part yet, or the log says nothing yet ─▶ WAITING    (Valkey is left alone: its data may be what
- * the │                                              │           group is to adopt, or its stream be bridged)
+ *   gathered ─┬─ no part yet, or the log says nothing yet ─▶ WAITING    (Valkey is left alone: the group may have
+ *             │                                              │           to adopt its data, or to bridge its stream)
  *             └────────────────────────────────────────────▶ FEEDING ──caught up──▶ FED
  *                                                              ▲  masterauth, REPLICAOF the feed │
  *                                                              └──── the link broke, skipped ────┘

@@ -3,8 +3,8 @@
  *
  *   node_prove()   others killed; INFO: the stream's end; the tap reads up to it; clean(): all is committed ─▶ proven
  *   ...            an effect in the stream: void. Pings of Valkey only move the offset
- *   node_demote()  others killed once more; INFO: the end again; the tap stands there, without an effect ─▶
- * REPLICAOF, and the feed continues Valkey's own stream from exactly there, else a full sync
+ *   node_demote()  others killed once more; INFO: the end again; the tap stands there, without an effect
+ *                  ─▶ REPLICAOF, and the feed continues Valkey's own stream from exactly there, else a full sync
  *
  * Whatever comes in between, a client that is faster than us or a PING, moves the offset that Valkey asks for, and
  * then the feed does not find it proven. */

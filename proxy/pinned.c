@@ -1,8 +1,9 @@
 /* A session's own connection: see pinned.h. What it owes when it ends:
  *
  *   captured op, BEGIN posted   BROKEN, with Valkey's client id: the core has the connection killed (a BLPOP must not
- * take anything any more) and answers the client itself, by RELEASE the same, Valkey is away    nothing: the core has
- * let go of all its ops and releases them anything else               an error from us
+ *                               take anything any more) and answers the client itself, by RELEASE
+ *   the same, Valkey is away    nothing: the core has let go of all its ops and releases them
+ *   anything else               an error from us
  *
  * A connection that carried state ends its session with it, as a lost connection to Valkey would. */
 #include "proxy/pinned.h"

@@ -6,8 +6,9 @@
  * is done:
  *
  *   SUBSCRIBE a b, PING n17  ─▶   subscribe a 1 │ subscribe b 2 │ message a x │ pong n17
- *                                 ───────── passed on to the client ──────────   done: an array = still subscribed
- * (RESP2) */
+ *                                 ───────── passed on to the client ──────────   done
+ *
+ * The PONG of a connection that is still subscribed is an array (RESP2). */
 #ifndef HF_PINNED_H
 #define HF_PINNED_H
 

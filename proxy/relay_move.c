@@ -1,7 +1,7 @@
 /* Clients that change hands without noticing: relay to session, session to relay, and a client of another node.
  *
- *     this node begins to lead    relay with nothing unanswered ─▶ session: prelude (muted), what has waited, the
- * rest this node leads no more     session with nothing unanswered, without state ─▶ relay: prelude made from it
+ *     this node begins to lead    relay with nothing unanswered ─▶ session: prelude (muted), what has waited, rest
+ *     this node leads no more     session with nothing unanswered, without state ─▶ relay: prelude made from it
  *     worker_relayed()            a link of another node's relay ─▶ session that shows the client's address
  *
  * Who changes hands keeps socket, half-read command and everything read and not parsed. */

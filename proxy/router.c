@@ -8,7 +8,7 @@
  *   5. writes while the log is behind: CLUSTERDOWN (never in mode off). Nothing has been logged or forwarded yet.
  *   6. MULTI: everything else is queued by Valkey
  *   7. where it runs: a command that needs or finds connection state, or belongs to a restricted user, is pinned; of
- * the others, reads go to shared lanes, writes by mode
+ *      the others, reads go to shared lanes, writes by mode
  *
  * What Valkey's flags do not say clearly is taken for a write: a captured write is always right, only slower. */
 #include "proxy/router.h"

@@ -84,8 +84,8 @@ void seq_committed(struct seq *s, uint64_t index);
 void seq_log_moved(struct seq *s, uint64_t to);
 /* Detached: another node has led; indexes and all that was seen and not committed mean nothing any more. */
 void seq_void(struct seq *s);
-/* Everything seen in the stream is in the log and committed, nothing is under way: the log up to entry *index says all
- * that Valkey has done. */
+/* Everything seen in the stream is in the log and committed, nothing is under way: the log up to entry *index says
+ * all that Valkey has done. */
 bool seq_is_clean(const struct seq *s, uint64_t *index);
 uint64_t seq_answered(const struct seq *s); /* async writes answered and not durable: lost if the log is */
 

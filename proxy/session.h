@@ -3,9 +3,9 @@
  *
  *   bytes ─▶ resp_parse ─▶ dispatch ─▶ task in the FIFO ─▶ (Valkey, core) ─▶ answer ─▶ stream
  *
- *   ops (FIFO):   GET a (answered)   SET b (at the core)   GET c (on a lane)        answers leave from the left, in
- * order held:         the next command, parsed, that may not start yet stash:        bytes read but not parsed, since
- * a command is held
+ *   ops (FIFO):   GET a (answered)   SET b (at the core)   GET c (on a lane)    answers leave from the left, in order
+ *   held:         the next command, parsed, that may not start yet
+ *   stash:        bytes read but not parsed, since a command is held
  *
  * An idle session holds none of it: no parser, no buffers, no connection. */
 #ifndef HF_SESSION_H

@@ -3,8 +3,7 @@
  * Clause 5 of the release rule lives here (session_needs): a command goes to another connection than its predecessor
  * only when Valkey has answered all earlier ones of the session.
  *
- *   SET a 1 (sync: writer lane)  SET b 2 (the same: pipelined)  GET a (a shared lane: held until both replies have
- * come)
+ *   SET a 1 (sync: writer lane)  SET b 2 (the same: pipelined)  GET a (a shared lane: held until both are answered)
  *
  * A command that has to wait is NOT_NOW: nothing was done, and it is dispatched again, from the beginning, when the
  * session is kicked. */

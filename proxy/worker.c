@@ -5,7 +5,8 @@
  *
  *   TO_WORKER_OPEN      command table, lanes; sessions that waited go on
  *   TO_WORKER_SHUT      all connections to Valkey are closed; what they owed is answered with errors; sessions whose
- * state was in them end TO_WORKER_CAME      an op's reply came: the session's next command may go elsewhere
+ *                       state was in them end
+ *   TO_WORKER_CAME      an op's reply came: the session's next command may go elsewhere
  *   TO_WORKER_RELEASE   the reply may go, or the op of a gone client is freed */
 #include "proxy/worker.h"
 

@@ -12,7 +12,7 @@ struct hash128 {
 };
 struct hash128 hash128(const void *bytes, size_t n, uint64_t seed);
 
-/* The same hash64() and hash128() with seed 0, of bytes that come in pieces. The result is the caller's: hasher_free(). */
+/* hash64() and hash128() with seed 0, of bytes that come in pieces. The result is the caller's: hasher_free(). */
 struct hasher;
 struct hasher *hasher_new(void);
 void hasher_add(struct hasher *h, const void *bytes, size_t n);

@@ -1,8 +1,8 @@
 /* getaddrinfo() blocks, so each lookup has a thread of its own; it is never waited for. What the thread and the loop
  * share is the job, counted by both, so that either may be gone first:
  *
- *   loop:    ask ─▶ name (one per address) ─▶ job ──thread──▶ getaddrinfo ──eventfd──▶ answers ─▶ done() of all that
- * ask
+ *   loop:   ask ─▶ name (one per address) ─▶ job ──thread──▶ getaddrinfo ──eventfd──▶ answers
+ *                                                                                       └─▶ done() of all that ask
  *
  * At most one job is under way for a name. Its last good answer is kept: while the name server is silent
  * (RESOLVE_PATIENCE_MS) or fails, members still find each other where they were. */

@@ -4,8 +4,8 @@
  *     waits 6379 5       50      100000 100 WAIT 1 1000      SET and WAIT in one packet, both replies count as one
  *     waits 6379 5       50      100000 100                  SET alone: its reply says it all
  *
- * A wait that reports fewer copies than its first number (WAITAOF: local and replicas) ends it, as does an error reply:
- * a figure over writes that are not as safe as asked for means nothing. Prints one line of JSON; latencies in
+ * A wait that reports fewer copies than its first number (WAITAOF: local and replicas) ends it, as does an error
+ * reply: a figure over writes that are not as safe as asked for means nothing. Prints one line of JSON; latencies in
  * microseconds, from sending the pair to its last reply. */
 #include <errno.h>
 #include <netinet/in.h>

@@ -37,7 +37,8 @@ int main(int argc, char **argv)
 
         if (key.mv_size == sizeof index)
             memcpy(&index, key.mv_data, sizeof index);
-        printf("%zu %016llx %zu\n", index, (unsigned long long)XXH3_64bits(value.mv_data, value.mv_size), value.mv_size);
+        printf("%zu %016llx %zu\n", index, (unsigned long long)XXH3_64bits(value.mv_data, value.mv_size),
+               value.mv_size);
     }
     mdb_cursor_close(cursor);
     mdb_txn_abort(txn);

@@ -6,9 +6,11 @@
  * that is emptied: what was written until then stays. Writes to descriptors with O_DSYNC are durable at once and need
  * no undoing (LMDB's meta page: its commit point). A kill in the middle of a sync counts as before it.
  *
- *     record:  u64 offset | u64 length of the file | u32 bytes that stood there | u32 bytes of the path | path | bytes
+ *     record:  u64 offset | u64 length of the file | u32 bytes that stood there | u32 bytes of the path
+ *              | path | bytes
  *
- * Only one thread writes to a file at a time here, so records need no lock; a directory's own changes are not undone. */
+ * Only one thread writes to a file at a time here, so records need no lock; a directory's own changes are not
+ * undone. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -103,7 +105,8 @@ static void remember(int fd, off_t at, size_t n)
     for (size_t done = 0; done < n; done += COPY_BYTES_MAX) {
         size_t piece = n - done < COPY_BYTES_MAX ? n - done : COPY_BYTES_MAX;
         ssize_t got = pread(own, copy, piece, at + (off_t)done);
-        struct head h = {(uint64_t)at + done, (uint64_t)st.st_size, got > 0 ? (uint32_t)got : 0, (uint32_t)strlen(path)};
+        struct head h = {(uint64_t)at + done, (uint64_t)st.st_size, got > 0 ? (uint32_t)got : 0,
+                         (uint32_t)strlen(path)};
 
         put(undo, &h, sizeof h);
         put(undo, path, h.path_bytes);

@@ -1,8 +1,7 @@
 /* Runs a fuzz target without a fuzzer: the corpus, then seeded mutations of it, for some seconds. Any crash or
  * sanitizer report ends it.
  *
- *     fuzz_x SECONDS [FILE or DIRECTORY ...]        FUZZ_SEED=n repeats a run; one FILE and 0 seconds repeats one
- * input
+ *     fuzz_x SECONDS [FILE or DIRECTORY ...]     FUZZ_SEED=n repeats a run; one FILE and 0 seconds repeats one input
  *
  * A target is one function, int LLVMFuzzerTestOneInput(const uint8_t *, size_t), in tests/fuzz/fuzz_<name>.c; its
  * corpus is tests/fuzz/corpus/<name>/. So the same files work with libFuzzer: clang -fsanitize=fuzzer instead of this

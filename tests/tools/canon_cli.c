@@ -1,10 +1,10 @@
 /* The pure protocol code for test scripts, over stdin and stdout.
  *
- *   canon_cli              answers RESP requests:
- *       intent NOW_MS arg...                   the canonical RESP as a bulk string, or null if this form is to be
- * captured belongs N arg... arg...                :1 if the effect (after the N arguments of the intent) belongs to
- * it, else :0 canon_cli parse [strict]   reads all of stdin as one client's bytes: prints each command's canonical
- * RESP, then -error if one came */
+ *   canon_cli                    answers RESP requests:
+ *       intent NOW_MS arg...         the canonical RESP as a bulk string, or null if this form is to be captured
+ *       belongs N arg... arg...      :1 if the effect (after the N arguments of the intent) belongs to it, else :0
+ *   canon_cli parse [strict]     reads all of stdin as one client's bytes: prints each command's canonical RESP, then
+ *                                -error if one came */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

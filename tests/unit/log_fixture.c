@@ -218,7 +218,7 @@ static void check_entry(void *arg, const struct entry_view *e)
     r->next++;
 }
 
-/* All entries from `from` on are there and are what fixture_append_next() wrote. Entry 1 is the group's: its members. */
+/* All entries from `from` on are there and are what fixture_append_next() wrote. Entry 1 is the group's members. */
 void fixture_check(struct fixture *f, uint64_t from)
 {
     uint64_t next = from > 1 ? from : 2;

@@ -2,8 +2,8 @@
  * made of memory: nodes, disks, network and clocks, all of it decided by one seed.
  *
  *      raft_sim.c ........... events in order of virtual time, the run of one seed
- *      raft_sim_host.c ...... struct consensus_host, as the store does it: the log in memory, what is asked of the
- * disk raft_sim_disk.c ...... writes that become durable later, in order; a crash loses a suffix of them
+ *      raft_sim_host.c ...... struct consensus_host, as the store does it: the log in memory, what the disk is asked
+ *      raft_sim_disk.c ...... writes that become durable later, in order; a crash loses a suffix of them
  *      raft_sim_net.c ....... loss, repetition, delay, cuts; the transfer of snapshots
  *      raft_sim_chaos.c ..... what goes wrong, and when
  *      raft_sim_members.c ... an operator who adds, promotes, demotes, removes and replaces
