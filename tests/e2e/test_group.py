@@ -438,8 +438,7 @@ def test_a_stranger_is_refused(rig, what):
     assert c.look().get("leader", "") == "", "it learns nothing"
     by_name = {m["name"]: m for m in a.look()["members"]}
     assert by_name["c"]["state"] == "down"
-    with a.client() as client:
-        assert client("SET", "k", 1) == b"OK"
+    g.wait_serving(members=[a, b])
 
 
 # ---- coming back ----

@@ -3,13 +3,13 @@
  *
  * HOLDFAST_POWER_UNDO names a directory, HOLDFAST_POWER_UNDER the directories (a:b:c) whose files are meant. Before
  * each write to such a file, what stands there is appended to <undo>/<inode>; when a sync of the file has succeeded,
- * that is emptied: what was written until then stays. Writes to descriptors with O_DSYNC are durable at once and need
- * no undoing (LMDB's meta page: its commit point). A kill in the middle of a sync counts as before it.
+ * that is emptied: what was written until then stays. Writes to descriptors with O_DSYNC are durable at once and
+ * need no undoing (LMDB's meta page: its commit point). A kill in the middle of a sync counts as before it.
  *
  *     record:  u64 offset | u64 length of the file | u32 bytes that stood there | u32 bytes of the path
  *              | path | bytes
  *
- * Only one thread writes to a file at a time here, so records need no lock; a directory's own changes are not
+ * Only one thread writes to a file at a time here, so records need no lock; changes of a directory itself are not
  * undone. */
 #include <dlfcn.h>
 #include <fcntl.h>
