@@ -9,7 +9,7 @@
  *
  * Payloads never go to libraft: it owns only a token of one byte per call (it passes `batch` back, or frees it) and
  * reads only the bytes of CHANGEs. Its defects are answered by the ten guards, each at its place in capitals (WINDOW
- * and INSTALL in consensus_group.c). Six more rules are ours:
+ * and INSTALL in consensus_group.c). Seven more rules are ours:
  *   - DISRUPT. A vote request may disrupt a leader only in the round that the leader itself asked for. libraft goes
  *     on disrupting in later rounds, when somebody else may lead already, and have a lease.
  *   - ONE TERM, ONE LEADER. libraft lets a sole voter lead without a new term. After a crash that could put a second
@@ -18,9 +18,11 @@
  *     "(10, term 2) is durable" could mean an entry 10 that was cut, and has come back, but not yet to the disk.
  *   - TERM. libraft refuses a pre-vote of an older term in that same term. So a candidate with the better log never
  *     learns that its term is too low, while those who know the term have too little to win.
+ *   - ONE CHANGE at a time: when the next one comes, the one before it is committed, though ours waits for our disk.
+ *     libraft would forget the first, and not go back to it if the second is cut.
  *   - PROMOTED. libraft refuses its vote as long as it does not know that it has one: a standby that was promoted,
- * but has not got the CHANGE yet. If the others need it, that would be for ever. Who asks counts it as a voter; and
- *     whom to vote for depends on logs and terms, not on one's own configuration (Ongaro 4.1).
+ *     but has not got the CHANGE yet. If the others need it, that would be for ever. Who asks counts it as a voter,
+ *     and whom to vote for depends on logs and terms, not on one's own configuration (Ongaro 4.1).
  *   - STRANGERS. Requests of servers that our configuration does not name are heard (Ongaro 4.1: we may be the one
  *     who is behind, or still have none); their answers are not. */
 #include <string.h>
@@ -305,13 +307,8 @@ void settle(struct consensus *c)
 {
     uint64_t upto;
 
-    while (!c->failed && change_due(c)) {
-        struct raft_event ev = {.type = RAFT_CONFIGURATION};
-
-        ev.configuration.index = c->raft.configuration_uncommitted_index;
-        copy_configuration(&c->raft.configuration, &ev.configuration.conf); /* libraft takes it over */
-        step(c, &ev, NULL);
-    }
+    while (!c->failed && change_due(c))
+        commit_change(c);
     if (c->failed)
         return;
     tell_members(c);
@@ -384,6 +381,8 @@ static void receive_append(struct consensus *c, const struct peer_message *m, co
         for (n = at < m->append.count; at + n < m->append.count; n++)
             if (GUARD(c, SPLIT) && entries[at + n].type == RECORD_CHANGE)
                 break;
+        if (n > 0)
+            commit_change_before(c, a, &entries[at]);
         step_append(c, &rm, n == 0 ? NULL : &entries[at], n);
         at += n;
         if (n > 0) {

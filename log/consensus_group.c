@@ -141,6 +141,25 @@ uint64_t consensus_committed_change(const struct consensus *c, struct buf *out)
     return c->raft.configuration_committed_index;
 }
 
+void commit_change(struct consensus *c)
+{
+    struct raft_event ev = {.type = RAFT_CONFIGURATION};
+
+    ev.configuration.index = c->raft.configuration_uncommitted_index;
+    copy_configuration(&c->raft.configuration, &ev.configuration.conf); /* libraft takes it over */
+    step(c, &ev, NULL);
+}
+
+void commit_change_before(struct consensus *c, const struct raft_append_entries *a, const struct consensus_entry *e)
+{
+    uint64_t pending = c->raft.configuration_uncommitted_index;
+
+    /* The leader's log and ours are the same up to prev, so that is the CHANGE that was before e. */
+    if (GUARD(c, SPLIT) && e->type == RECORD_CHANGE && pending != 0 && pending < e->index && !c->installing &&
+        a->term >= c->raft.current_term && c->host.term_at(c->arg, a->prev_log_index) == a->prev_log_term)
+        commit_change(c);
+}
+
 /* ---- leading ---- */
 
 /* A follower that does not stand for election (a standby; while it installs, or waits for its disk) would know its

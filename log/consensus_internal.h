@@ -89,6 +89,9 @@ void arm(struct consensus *c);
 void consensus_patient(struct consensus *c, bool on);
 void take_role(struct consensus *c); /* tells the host, if it has changed */
 void tell_members(struct consensus *c);
+void commit_change(struct consensus *c); /* the uncommitted configuration is a committed one */
+/* ONE CHANGE: entry e of an APPEND is next, behind prev of a. */
+void commit_change_before(struct consensus *c, const struct raft_append_entries *a, const struct consensus_entry *e);
 void open_term(struct consensus *c);
 void copy_configuration(const struct raft_configuration *from, struct raft_configuration *to);
 

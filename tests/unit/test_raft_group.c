@@ -285,6 +285,32 @@ static void snapshots(void **state)
     one_free(o);
 }
 
+/* A follower whose disk is slow gets a CHANGE, and the next one before it knows that the first is committed. When the
+ * second is cut, the first is still in force. */
+static void one_change_at_a_time(void **state)
+{
+    struct members four = one_members(4, MEMBER_STANDBY);
+    struct members promoted = one_members(4, MEMBER_VOTER);
+    struct one *o = one_simple(2, 3, 2, 5);
+    struct consensus_entry add = one_change(7, 2, &four), promote = one_change(8, 2, &promoted);
+    struct consensus_entry other = one_command(8, 3);
+
+    (void)state;
+    one_append(o, 1, 2, 6, 2, 6, &add, 1); /* not durable yet */
+    assert_int_equal(o->members.count, 4);
+    one_append(o, 1, 2, 7, 2, 7, &promote, 1);
+    assert_int_equal(o->members.at[3].role, MEMBER_VOTER);
+    one_settle(o);
+    one_append(o, 3, 3, 7, 2, 7, &other, 1);
+    assert_int_equal(o->cuts, 1);
+    assert_int_equal(o->members.count, 4);
+    assert_int_equal(o->members.at[3].role, MEMBER_STANDBY);
+    assert_int_equal(o->failures, 0);
+    free((void *)(uintptr_t)add.change);
+    free((void *)(uintptr_t)promote.change);
+    one_free(o);
+}
+
 /* When the log may be shortened; and the leader then offers a snapshot to whom needs what is gone. */
 static void compacts(void **state)
 {
@@ -314,6 +340,7 @@ int main(void)
         cmocka_unit_test(changes), cmocka_unit_test(alone),     cmocka_unit_test(strangers),
         cmocka_unit_test(hostile), cmocka_unit_test(terms),     cmocka_unit_test(promoted),
         cmocka_unit_test(one_cut), cmocka_unit_test(snapshots), cmocka_unit_test(compacts),
+        cmocka_unit_test(one_change_at_a_time),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
