@@ -64,11 +64,9 @@ static bool may_flush(struct log *l)
     if (l->writing == WRITE_FAILED || !l->waiting || l->role != LOG_LEADS || l->raft_role != CONSENSUS_LEADER ||
         l->transfer.active)
         return false;
-    if (l->open.failed) {
+    if (l->open.failed)
         log_fail(l, "out of memory for the log's batch");
-        return false;
-    }
-    return l->submitted_count < window(l) && (l->urgent || l->open.len >= FLUSH_BYTES);
+    return !l->open.failed && l->submitted_count < window(l) && (l->urgent || l->open.len >= FLUSH_BYTES);
 }
 
 bool log_flush(struct log *l)
@@ -124,97 +122,11 @@ uint64_t log_abandon(struct log *l)
     return bytes;
 }
 
-/* ---- truncation ---- */
-
-static bool truncation_run(struct writer_job *j)
-{
-    struct truncation *t = (struct truncation *)j;
-
-    t->result = store_truncate_to(t->log->store, t->index, &t->base, &t->more, t->why);
-    t->after = store_state(t->log->store);
-    return true;
-}
-
-static void submit_truncation(struct log *l)
-{
-    struct truncation *t = &l->truncation;
-
-    if (t->out || l->kept.first >= t->wanted || l->writing == WRITE_FAILED || l->install.ready)
-        return;
-    t->out = true;
-    t->index = t->wanted;
-    buf_free(&t->base.change);
-    t->base = t->next_base;
-    t->base.change = (struct buf){0};
-    buf_append(&t->base.change, buf_head(&t->next_base.change), t->next_base.change.len);
-    writer_submit(l->writer, &t->job, WRITER_BACKGROUND);
-}
-
-/* Jobs are reported in the order in which they ran, so `after` knows of nothing that the loop does not. */
-static void truncation_done(struct writer_job *j)
-{
-    struct truncation *t = (struct truncation *)j;
-    struct log *l = t->log;
-
-    t->out = false;
-    if (l->writing == WRITE_FAILED)
-        return;
-    if (t->result == STORE_BROKEN) {
-        log_fail(l, t->why);
-        return;
-    }
-    if (t->result == STORE_FULL) {
-        loop_timer_once(l->retry_timer, LOG_RETRY_MS); /* goes on with an installation, too */
-        return;
-    }
-    l->kept = t->after;
-    submit_truncation(l);
-    if (l->full)
-        write_retry(l);
-    else
-        write_more(l); /* an installation waits for us */
-}
-
-/* Raft's snapshot is where the log begins, or where its members were named last, if that is later: both may be asked
- * for. It never moves to the same place twice, so all that is committed is the last resort: a log that is full has
- * nothing newer. */
-static bool compact(struct log *l, uint64_t index, struct store_base *base)
-{
-    buf_clear(&base->change);
-    base->change_index = consensus_committed_change(l->raft, &base->change);
-    base->index = base->change_index >= index ? base->change_index : index - 1;
-    if (base->index < l->committed && consensus_compact(l->raft, base->index, index)) {
-        base->term = group_term_at(l, base->index);
-        return true;
-    }
-    base->index = l->committed;
-    base->term = group_term_at(l, base->index);
-    return consensus_compact(l->raft, base->index, index);
-}
-
-/* Raft is told first: it must never ask for an entry that is gone. */
-void log_truncate(struct log *l, uint64_t index)
-{
-    struct truncation *t = &l->truncation;
-
-    if (index > l->committed)
-        index = l->committed;
-    if (l->serve_from != 0 && index > l->serve_from)
-        index = l->serve_from;
-    if (l->raft == NULL || index <= t->wanted || index <= l->kept.first)
-        return;
-    if (!compact(l, index, &t->next_base) && !l->alone) /* nobody asks a lone node for what is gone */
-        return;
-    t->wanted = index;
-    submit_truncation(l);
-    group_after(l);
-}
-
 static void retry(void *arg)
 {
     struct log *l = arg;
 
-    submit_truncation(l);
+    truncate_more(l);
     write_retry(l);
 }
 
@@ -458,8 +370,7 @@ struct log *log_open(struct loop *loop, const struct diag *d, const struct log_s
     *l = (struct log){.loop = loop, .diag = d, .events = events, .arg = arg, .set = *settings, .lock_fd = -1};
     l->sync_open = true;
     write_init(l);
-    l->truncation.log = l;
-    l->truncation.job = (struct writer_job){.run = truncation_run, .done = truncation_done};
+    truncate_init(l);
     l->idle_timer = loop_timer_new(loop, idle_over, l);
     l->retry_timer = loop_timer_new(loop, retry, l);
     if (open_parts(l, why, why_size))
@@ -498,8 +409,7 @@ void log_close(struct log *l)
     tls_free(l->tls);
     buf_free(&l->open);
     buf_free(&l->first_change);
-    buf_free(&l->truncation.base.change);
-    buf_free(&l->truncation.next_base.change);
+    truncate_free(l);
     buf_free(&l->install.base.change);
     free(l);
 }

@@ -62,6 +62,15 @@ static void take_stored(struct log *l)
     l->handed = l->durable = l->kept.last;
 }
 
+/* The group's id is there. */
+static bool has_begun(const struct log *l)
+{
+    static const char none[PEER_GROUP_BYTES];
+    struct store_identity id = store_identity(l->store);
+
+    return memcmp(id.cluster, none, sizeof none) != 0;
+}
+
 /* ---- the data to begin with ---- */
 
 struct base_search {
@@ -167,15 +176,6 @@ static void random_bytes(char *out, size_t n)
     CHECK(getrandom(out, n, 0) == (ssize_t)n);
 }
 
-/* The group's id is there. */
-static bool has_begun(const struct log *l)
-{
-    static const char none[PEER_GROUP_BYTES];
-    struct store_identity id = store_identity(l->store);
-
-    return memcmp(id.cluster, none, sizeof none) != 0;
-}
-
 /* ---- alone ---- */
 
 static bool open_alone(struct log *l, char *why, size_t why_size)
@@ -249,6 +249,11 @@ bool begin_open(struct log *l, char *why, size_t why_size)
     l->alone = l->set.members == NULL || l->set.members->count == 0;
     if (l->set.election_ms == 0)
         l->set.election_ms = 1000; /* a lone node never counts it */
+    if (!has_begun(l) && l->kept.last > 1) {
+        (void)snprintf(why, why_size, "the log has %llu entries, but does not say of which group",
+                       (unsigned long long)l->kept.last);
+        return false;
+    }
     if (!l->alone)
         return name_self(l, why, why_size) && open_member(l, why, why_size);
     l->self = (struct member){.id = store_member_id(l->store), .role = MEMBER_VOTER};
@@ -320,6 +325,17 @@ static bool names_us(const struct log *l, const struct peer_hello *h)
            members_by_id(&m, l->self.id) != NULL;
 }
 
+/* As a stranger: what an interrupted beginning has left is void (put_first). */
+static bool join(struct log *l, const char group[PEER_GROUP_BYTES], char *why)
+{
+    struct store_write cut = {.cut_from = 1};
+
+    if (store_write(l->store, &cut, why) != STORE_OK || store_put_cluster(l->store, group, why) != STORE_OK)
+        return false;
+    take_stored(l);
+    return true;
+}
+
 void begin_met(struct log *l, const struct peer_hello *h)
 {
     static const char none[PEER_GROUP_BYTES];
@@ -339,7 +355,7 @@ void begin_met(struct log *l, const struct peer_hello *h)
             log_fail(l, why);
         return;
     }
-    if (store_put_cluster(l->store, h->group, why) != STORE_OK) {
+    if (!join(l, h->group, why)) {
         log_fail(l, why);
         return;
     }

@@ -15,7 +15,13 @@
 #include "log/base/clock.h"
 #include "log/log_internal.h"
 
-enum { CATCH_UP_ENTRIES = 64, CHANGE_MS_MAX = 10 * 60 * 1000, MEET_MS_MAX = 5000, TRANSFER_COLD_MS = 300 };
+enum {
+    CATCH_UP_ENTRIES = 64,
+    CHANGE_MS_MAX = 10 * 60 * 1000,
+    MEET_MS_MAX = 5000,
+    TRANSFER_COLD_MS = 300,
+    YIELD_MS = 500
+};
 
 /* ---- leadership ---- */
 
@@ -87,6 +93,23 @@ static void transfer_tick(struct log *l)
     t->target = best(l, t->cold && now + TRANSFER_COLD_MS >= t->deadline_ms);
     if (t->target != 0)
         t->sent = consensus_transfer(l->raft, t->target) == CONSENSUS_OK;
+}
+
+/* The others have committed our barrier, but our own disk does not take it (it is full, or slow; or we still lack the
+ * data that the log begins with): we would lead for ever, and never serve. */
+static void yield_tick(struct log *l)
+{
+    uint64_t now = clock_mono_ms(), target;
+
+    if (l->alone || l->raft_role != CONSENSUS_LEADER || l->role == LOG_LEADS || l->lead_since_ms == 0 ||
+        now < l->lead_since_ms + YIELD_MS || now < l->yield_again_ms || l->raft_committed >= l->lead_index ||
+        consensus_commit(l->raft) < l->lead_index || consensus_transferring(l->raft))
+        return;
+    l->yield_again_ms = now + YIELD_MS;
+    target = best(l, true);
+    if (target == 0 || consensus_transfer(l->raft, target) != CONSENSUS_OK)
+        return;
+    diag_log(l->diag, DIAG_WARNING, "This node was elected, but cannot write its log: another one is to lead");
 }
 
 void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
@@ -195,11 +218,10 @@ static bool propose(struct log *l)
         return false;
     if (c->proposed)
         return true;
-    if (l->open.len > 0) { /* its index is promised */
+    if (l->open.len > ENTRY_HEADER_BYTES) { /* its index is promised */
         l->urgent = l->waiting = true;
-        (void)log_flush(l);
-        if (l->change == NULL || l->open.len > 0)
-            return false;
+        (void)log_flush(l); /* and if it does, we have been here again meanwhile */
+        return false;
     }
     m = wanted(l, c);
     if (!members_safe(&m, why, sizeof why) && !l->set.allow_single_az && c->step != STEP_STANDBY) {
@@ -276,6 +298,7 @@ void change_tick(struct log *l)
     enum step before;
 
     transfer_tick(l);
+    yield_tick(l);
     while (l->change != NULL) {
         if (l->role != LOG_LEADS || l->raft_term != l->change->term) {
             change_end(l, false, "leadership was lost meanwhile; look at the members and ask the new leader");

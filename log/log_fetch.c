@@ -1,13 +1,11 @@
 /* Snapshots from other members: the receiving end.
  *
- *   why                     from whom                 what                      then
- *   our log is too far      the leader                RDB + entries             both replace our log
- * (consensus_install) behind (Raft says so) an entry names the      the leader                RDB the entry counts as
- * durable data to begin with ours is old, and our    the member with the       RDB                       the log can
- * be truncated behind it Valkey is not to fork   newest one
+ *   why                                        from whom                   what, and then
+ *   our log is too far behind (Raft says so)   the leader                  RDB and entries replace our log
+ *   an entry names the data to begin with      whoever has it              RDB: the entry counts as durable
+ *   ours is old, and our Valkey is not to fork the member with the newest  RDB: the log can be truncated behind it
  *
- *   DIALLING ─▶ ASKED ─▶ FILE (GET/DATA, one piece under way) ─▶ ENTRIES ─▶ CHECKING ─▶ ENDING (installed, or the
- *                                                                              newest)
+ *   DIALLING ─▶ ASKED ─▶ FILE (GET/DATA, one piece under way) ─▶ ENTRIES ─▶ CHECKING ─▶ ENDING
  *
  * A transfer that breaks goes on where it stopped, also after a restart (snapshot.h); it is begun again by
  * fetch_tick() as long as its reason lasts. Nothing of our log or newest snapshot changes before everything is here
@@ -54,7 +52,7 @@ struct fetch {
     struct store_snapshot record; /* READY */
     uint64_t active_ms, again_ms;
     /* reasons that last */
-    uint64_t behind_from; /* the leader that says so; 0 = none */
+    uint64_t behind_from;       /* the leader that says so; 0 = none */
     uint64_t base_index_wanted; /* by base_wait */
     bool newer_wanted;
 };
@@ -315,10 +313,9 @@ static void install(struct fetch *f, struct store_snapshot record)
     f->state = FETCH_ENDING;
     if (!consensus_install(l->raft, &base)) {
         buf_free(&l->install.base.change);
-        if (l->raft_leader == 0 && l->raft_role != CONSENSUS_LEADER) { /* all of it is good under the next one, too */
-            f->state = FETCH_READY;
-            f->record = record;
-        } else {
+        f->state = FETCH_READY;
+        f->record = record;
+        if (l->raft_leader != 0) { /* else all of it is good under the next one, too */
             snapshot_receive_end(f->receiver, false);
             ended(f);
         }
@@ -351,7 +348,7 @@ void fetch_installed(struct log *l)
     CHECK(f != NULL && f->state == FETCH_ENDING);
     snapshot_receive_installed(f->receiver);
     l->install.ready = false;
-    l->truncation.wanted = 0;
+    truncate_replaced(l);
     buf_free(&l->install.base.change);
     buf_free(&l->first_change); /* our log does not begin at 1 any more */
     ended(f);

@@ -9,7 +9,7 @@
  *   1. roles before commits: entries of another leader are never reported to one who believes to lead;
  *   2. commits before lead(): what a new leader makes of the log's end must be made of all of it;
  *   3. but lead(same) before the commit of the barrier that made it true: the barrier has taken the index that the
- * open batch had (see open_index), and who waits for that batch must not be answered for the barrier.
+ *      open batch had (see open_index), and who waits for that batch must not be answered for the barrier.
  *
  * We lead, for the owner, once the barrier is committed: then all that earlier leaders have committed is here. And
  * once our wall clock is not behind the one that the leader before us has told, or clock-skew-max has passed: a key
@@ -135,13 +135,23 @@ static void on_send(void *arg, const struct peer_message *m)
         peers_send(l->peers, &copy);
 }
 
-void group_message(struct log *l, const struct peer_message *m, struct record **records)
+/* A disk that is full or does not answer: what the leader sends is heard, but its entries wait with him. */
+static bool may_take(const struct log *l)
 {
-    size_t count = m->kind == PEER_APPEND ? m->append.count : 0;
+    return tail_bytes(l->tail) <= (uint64_t)TAIL_BYTES_MAX + LOG_WAITING_BYTES_MAX;
+}
+
+void group_message(struct log *l, const struct peer_message *message, struct record **records)
+{
+    struct peer_message copy = *message, *m = &copy;
     struct consensus_entry *entries;
+    size_t count;
 
     if (l->raft == NULL || l->writing == WRITE_FAILED)
         return;
+    if (m->kind == PEER_APPEND && !may_take(l))
+        m->append.count = 0;
+    count = m->kind == PEER_APPEND ? m->append.count : 0;
     entries = must_calloc(count + 1, sizeof *entries);
     for (size_t i = 0; i < count; i++) {
         entries[i] = (struct consensus_entry){

@@ -1,6 +1,7 @@
 /* Inside the log: shared by log*.c only.
  *
- *   log.c          the door; the open batch; truncation, notes, reading
+ *   log.c          the door; the open batch; notes, reading
+ *   log_truncate.c the log's beginning
  *   log_write.c    what is in memory and not on disk yet: jobs for the writer, stalled, failed
  *   log_group.c    consensus' host: entries, messages, roles; what the owner is told, and in which order
  *   log_clock.c    wall clocks
@@ -22,14 +23,15 @@
 
 enum {
     LOG_WHY_BYTES = STORE_WHY_BYTES,
-    LOG_JOB_RECORDS_MAX = 1024,           /* of one transaction */
-    LOG_JOB_BYTES_MAX = 16 * 1024 * 1024, /* likewise, unless a single record is larger */
-    LOG_WINDOW_ALONE = 1,                 /* batches submitted and not committed: a disk has one queue ... */
-    LOG_WINDOW_GROUP = 3,                 /* ... a network another */
-    LOG_STATE_MS = 200,                   /* members tell each other about themselves so often */
-    LOG_STATE_OLD_MS = 2000,              /* what was said longer ago counts for nothing */
-    LOG_KNOWN_MAX = 2 * MEMBERS_MAX,      /* members and strangers that are remembered */
-    LOG_COMMIT_TIMES_MAX = 1024           /* kept for metrics; later ones are dropped until they are taken */
+    LOG_JOB_RECORDS_MAX = 1024,                /* of one transaction */
+    LOG_JOB_BYTES_MAX = 16 * 1024 * 1024,      /* likewise, unless a single record is larger */
+    LOG_WAITING_BYTES_MAX = 128 * 1024 * 1024, /* received and not on disk yet: a follower takes no more */
+    LOG_WINDOW_ALONE = 1,                      /* batches submitted and not committed: a disk has one queue ... */
+    LOG_WINDOW_GROUP = 3,                      /* ... a network another */
+    LOG_STATE_MS = 200,                        /* members tell each other about themselves so often */
+    LOG_STATE_OLD_MS = 2000,                   /* what was said longer ago counts for nothing */
+    LOG_KNOWN_MAX = 2 * MEMBERS_MAX,           /* members and strangers that are remembered */
+    LOG_COMMIT_TIMES_MAX = 1024                /* kept for metrics; later ones are dropped until they are taken */
 };
 
 enum writing { WRITE_IDLE, WRITE_BUSY, WRITE_FAILED };
@@ -126,7 +128,7 @@ struct log {
     uint64_t durable;            /* ... and up to here on disk, as the log has them now */
     bool hard_wanted, hard_owed; /* owed: there was no room even for that */
     unsigned hard_calls;         /* how often consensus asked for it: it is told as often */
-    bool full; /* the last write met a full disk: until the next try only a term, a vote or a cut is written */
+    bool full;     /* the last write met a full disk: until the next try only a term, a vote or a cut is written */
     bool cut_owed; /* ... and there was no room even for that */
     struct store_hard hard;
     uint64_t cut_wanted; /* 0: none */
@@ -135,7 +137,7 @@ struct log {
     struct fill fill;
     uint64_t base_wait; /* this entry waits for the snapshot that it names; 0: none */
 
-    /* log.c */
+    /* log.c, log_truncate.c */
     struct buf open;
     bool urgent, waiting; /* of the open batch: flush at once; touched, with the idle timer running */
     uint64_t open_index;  /* what log_open_index() says */
@@ -180,6 +182,7 @@ struct log {
     struct peer_state told; /* what log_tell() said */
 
     struct transfer transfer;
+    uint64_t yield_again_ms;
     struct change *change;
     struct fetch *fetch;
     struct serving *servings;
@@ -191,6 +194,12 @@ struct log {
 void log_fail(struct log *l, const char *why);
 void log_committed_to(struct log *l, uint64_t index); /* the owner's side of a commit: figures */
 void log_drop_open(struct log *l);
+
+/* ---- log_truncate.c ---- */
+void truncate_init(struct log *l);
+void truncate_more(struct log *l);     /* what is wanted and not done yet */
+void truncate_replaced(struct log *l); /* nothing is wanted of the log that is here now */
+void truncate_free(struct log *l);
 
 /* ---- log_write.c ---- */
 void write_init(struct log *l);
