@@ -338,7 +338,9 @@ class Scene:
             finish(groups)
         self.past.append(groups)
         self.g.wait_equal(60)
+        wait_until(lambda: all(m.serves_reads() for m in self.g), 20, lambda: f"all Valkeys are warm again: {self.g.summary()}")
         bad = self.judge([groups])
+        bad += [f"{m.name}: {line}" for m in self.g for line in m.text().splitlines() if "SKIPPED COMMANDS" in line]
         codes = {}
         for shared, _ in groups:
             for code, count in shared.codes.items():
@@ -416,6 +418,32 @@ def test_a_paused_leader_with_requests_queued(rig):
         g.wait_equal()
         with g["b"].client() as c:
             assert c("GET", "k") == f"new{n}".encode()
+
+
+def test_pending_intents_that_fail(rig):
+    """A leader dies between the commit of writes and their execution, and some of these are errors (a wrong type): the next leader
+    executes them, and no Valkey is taken for one that skips what the log says."""
+    g = rig.group()
+    for n in range(2):
+        leader = g.leader()
+        with leader.client() as c:
+            c("SET", f"text{n}", "x")
+        g.wait_equal()
+        leader.valkey_process.pause()
+        with leader.client() as wrong, leader.client() as right:
+            wrong.send("LPUSH", f"text{n}", "wrong type")
+            right.send("RPUSH", f"list{n}", 1)
+            before = leader.look()["pending_intents"]
+            wait_until(lambda: leader.look()["pending_intents"] >= max(before, 2), 10, lambda: f"both are accepted: {leader.look()}")
+            time.sleep(0.2)  # and in the others' logs
+            g.kill9_zone(leader)
+        g.wait_serving()
+        with g.others(leader)[0].client() as c:
+            assert c("GET", f"text{n}") == b"x" and c("LLEN", f"list{n}") == 1
+        g.restart(leader)
+        g.wait_equal()
+        wait_until(lambda: all(m.serves_reads() for m in g), 20, "all Valkeys are warm")
+        assert not [line for m in g for line in m.text().splitlines() if "SKIPPED COMMANDS" in line]
 
 
 def test_acknowledged_means_on_disk(rig):
