@@ -259,8 +259,8 @@ static void on_sent(void *arg)
     struct feed *f = arg;
 
     f->active_ms = loop_now_ms(f->loop);
-    if (f->state == FEED_SNAPSHOT || f->state == FEED_STREAM)
-        loop_timer_once(f->pump, 0);
+    if (f->choked && (f->state == FEED_SNAPSHOT || f->state == FEED_STREAM))
+        loop_timer_once(f->pump, 0); /* not without need: looking for more makes the stream say `sent` again */
 }
 
 static const struct stream_events stream_callbacks = {.data = on_data, .closed = on_closed, .sent = on_sent};

@@ -312,8 +312,11 @@ void feed_on_pump(void *arg)
     struct feed *f = arg;
     bool more = false;
 
-    if (f->stream == NULL || stream_pending(f->stream) > FEED_OUT_BYTES_MAX)
+    if (f->stream == NULL)
         return;
+    f->choked = stream_pending(f->stream) > FEED_OUT_BYTES_MAX;
+    if (f->choked)
+        return; /* until `sent` */
     if (f->state == FEED_FINDING)
         feed_find_step(f);
     else if (f->state == FEED_SNAPSHOT)
