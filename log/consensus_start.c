@@ -1,4 +1,12 @@
-/* Where a consensus begins and ends; see consensus.h. */
+/* Where a consensus begins and ends; see consensus.h.
+ *
+ *     consensus_new()    settings; libraft's own set, the rest zeroed
+ *     consensus_start()  term, vote, base and entries of the disk ─▶ RAFT_START ─▶ follower
+ *                            └─ the only voter ─▶ leader at once, in a term of its own (ONE TERM, ONE LEADER)
+ *     consensus_free()
+ *
+ * Restarted: no vote requests are answered for one election timeout, since libraft has forgotten its leader, and the
+ * first campaign is one more timeout away (consensus_patient()). */
 #include <string.h>
 
 #include "log/base/diag.h"

@@ -4,7 +4,7 @@
  * is committed when a majority of them, never all in one zone, has it on disk; this node says so when its own disk is
  * among them.
  *
- *      log_append(frame) ──▶ open batch ──log_flush()──▶ own disk and peers, in parallel ──▶ committed(index)
+ *      frames, touched   ──▶ open batch ──log_flush()──▶ own disk and peers, in parallel ──▶ committed(index)
  *                               ▲ fills while commits are in flight                           (on the loop, in order)
  *
  * Every frame appended to the same open batch gets the same index, the index of the entry that the batch will become.

@@ -1,6 +1,10 @@
 /* The other members, as this node sees them: what they said about themselves, which links are up; and connections
  * between nodes for one purpose (a client that is relayed).
  *
+ *      HELLO ─▶ on_met ─▶ known[id] ─▶ begin_met() (log_begin.c), the next state timer
+ *      STATE ─▶ on_message ─▶ known[id].state          any other message ─▶ group_message() (log_group.c)
+ *      every LOG_STATE_MS: our own STATE to all that are linked
+ *
  * Nodes are remembered by id. Two ids may claim one name: a member whose disk was lost and the stranger that came
  * back in its place; the one met last is the one to add. */
 #include <stdio.h>

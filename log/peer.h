@@ -7,7 +7,7 @@
  *
  *      a ══LINK══▶ b      HELLO ▶, ◀ HELLO, then frames ▶ only
  *      a ◀══LINK══ b
- *      a ══FETCH═▶ b      HELLO ▶, ◀ HELLO, then the bytes of fetch.c, both ways
+ *      a ══FETCH═▶ b      HELLO ▶, ◀ HELLO, then the bytes of log_fetch.h, both ways
  *      a ══RELAY═▶ b      HELLO ▶, ◀ HELLO, then a client's RESP, both ways
  *
  * A peer must prove with its certificate to be DNS name "NODE.CLUSTER" for the names that its HELLO says; the one

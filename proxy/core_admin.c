@@ -1,4 +1,9 @@
-/* Requests of the admin port: each is remembered until the log or the node is done with it. */
+/* Requests of the admin port: each is remembered until the log or the node is done with it.
+ *
+ *     admin_actions.c ─▶ core_transfer() ... ─▶ request ─▶ core_group.c, log, node ─ done ─▶ end_request() ─▶ answer
+ *                            └─ not the leader, or alone: answered at once, with where to ask
+ *
+ * At the end of the process those that are left are answered "the node is stopping". */
 #include "proxy/core_admin.h"
 
 #include <stdio.h>

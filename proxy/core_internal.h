@@ -1,4 +1,10 @@
-/* Inside the core: shared by core.c, core_lane.c, core_node.c and core_status.c only. */
+/* Inside the core: shared by core*.c only.
+ *
+ *   core.c          turns; the sequencer's decisions carried out
+ *   core_lane.c     the writer lane, markers        core_gate.c     when writes are refused
+ *   core_node.c     what the node tells             core_group.c    lead, lost, follow; handing over, making way
+ *   core_answers.c  answers that wait for the lease, or for zones
+ *   core_admin.c    actions of the admin port       core_status.c   figures */
 #ifndef HF_CORE_INTERNAL_H
 #define HF_CORE_INTERNAL_H
 
@@ -101,20 +107,8 @@ bool core_in_zones(struct core *c, struct op *op); /* WAIT's half, durable; true
 bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
 void core_answers_turn(struct core *c);
 
-/* core_group.c */
-void core_group_events(struct log_events *e);
-void core_group_turn(struct core *c);
-void core_group_tick(struct core *c);
-void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg);
-void core_fail(struct core *c, struct op *op); /* core.c */
-
 /* core_admin.c */
 void core_admin_end(struct core *c); /* after log_close(): what has not been answered is now */
-
-/* core_answers.c */
-bool core_in_zones(struct core *c, struct op *op); /* WAIT's half, durable; true: in as many zones as it asks for */
-bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
-void core_answers_turn(struct core *c);
 
 /* core_group.c */
 void core_group_events(struct log_events *e);

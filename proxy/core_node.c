@@ -1,4 +1,11 @@
-/* What the node tells the core: attached, detached, effects, markers, snapshots. */
+/* What the node tells the core: attached, detached, effects, markers, snapshots.
+ *
+ *   node              here                                                   then
+ *   attached          the sequencer begins with what the log has left over   lane, first marker; the worker opens
+ *   effect, message   passed on in the stream's order; a marker of ours is   decisions
+ *                     told apart by channel, term and form
+ *   detached          what was seen is closed, all that waits fails          the worker shuts
+ *   fed, unfed        no sequencer: this Valkey serves the reader-port       the worker opens, shuts */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* The core's part of the status. */
+/* The core's part of the status: read off sequencer, log and node when somebody asks; nothing is counted here. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
