@@ -1,4 +1,11 @@
-/* The group as libraft sees it: who belongs to it, who leads it, what it is asked; see consensus.h. */
+/* The group as libraft sees it: who belongs to it, who leads it, what it is asked; see consensus.h. Each question is
+ * an event of its own, through step() and settle() of consensus.c:
+ *
+ *     submit, change ─▶ RAFT_SUBMIT      transfer ─▶ RAFT_TRANSFER      tick ─▶ RAFT_TIMEOUT
+ *     install ─▶ RAFT_RECEIVE, later RAFT_PERSISTED_SNAPSHOT             compact ─▶ RAFT_SNAPSHOT
+ *
+ * Example, a member is added: {a, b, c, d standby}, committed; then {a, b, c, d voter}, when d knows of the first.
+ * Each is one entry and differs from the one before by one member (is_one_change()), so majorities overlap. */
 #include <string.h>
 
 #include "log/base/diag.h"

@@ -1,5 +1,9 @@
-/* Shared by consensus.c, which drives libraft from event to event, and consensus_group.c, which starts it, asks it,
- * and changes its group. Nobody else includes this. */
+/* Inside consensus: shared by these files only.
+ *
+ *   consensus.c          drives libraft from event to event; alone calls raft_step()
+ *   consensus_start.c    begins and ends it
+ *   consensus_group.c    asks it: members, leading, snapshots
+ *   consensus_message.c  its messages and ours (door of its own: consensus_message.h) */
 #ifndef HF_CONSENSUS_INTERNAL_H
 #define HF_CONSENSUS_INTERNAL_H
 
