@@ -52,12 +52,22 @@ void frame_control(struct buf *batch, enum control what, const void *body, size_
     buf_append(batch, body, n);
 }
 
-void item_ref(struct buf *items, uint64_t first, uint64_t count)
+static void refer(struct buf *items, enum item_kind kind, uint64_t first, uint64_t count)
 {
     CHECK(count > 0 && first <= UINT64_MAX - count);
-    buf_u8(items, ITEM_REF);
+    buf_u8(items, (uint8_t)kind);
     buf_varint(items, first);
     buf_varint(items, count);
+}
+
+void item_ref(struct buf *items, uint64_t first, uint64_t count)
+{
+    refer(items, ITEM_REF, first, count);
+}
+
+void item_try(struct buf *items, uint64_t first, uint64_t count)
+{
+    refer(items, ITEM_TRY, first, count);
 }
 
 void item_raw(struct buf *items, uint32_t db_before, uint32_t db_after, const void *resp, size_t n)
@@ -316,6 +326,7 @@ static bool read_item(struct cursor *items, struct item_view *out)
 {
     switch (out->kind) {
     case ITEM_REF:
+    case ITEM_TRY:
         out->seq = cursor_varint(items);
         out->count = cursor_varint(items);
         return !items->bad && out->count > 0 && out->seq <= UINT64_MAX - out->count;

@@ -16,6 +16,8 @@
  *     REF       u8 1 | varint first seq | varint count: those intents took effect verbatim, in this order
  *     RAW       u8 2 | varint db before | varint db after | varint length | RESP bytes: one effect, or one
  *               MULTI...EXEC unit
+ *     TRY       u8 4 | as REF: those intents are executed now, by the replay. Nobody has seen their effects: one may be
+ *               refused, by every node alike
  *     RESOLVED  u8 3 | varint seq: all lane intents up to seq have been executed
  *   CONTROL u8 what | body (see enum control)
  *
@@ -33,7 +35,7 @@
 #include "log/base/hash.h"
 
 enum frame_kind { FRAME_INTENT = 1, FRAME_OUTCOME = 2, FRAME_CONTROL = 3 };
-enum item_kind { ITEM_REF = 1, ITEM_RAW = 2, ITEM_RESOLVED = 3 };
+enum item_kind { ITEM_REF = 1, ITEM_RAW = 2, ITEM_RESOLVED = 3, ITEM_TRY = 4 };
 
 enum control {
     CONTROL_START = 1, /* varint term: a process began to write */
@@ -59,6 +61,7 @@ void frame_intent(struct buf *batch, uint64_t seq, uint32_t db, const void *resp
 void frame_outcome(struct buf *batch, uint64_t end_offset, const struct buf *items);
 void frame_control(struct buf *batch, enum control what, const void *body, size_t n);
 void item_ref(struct buf *items, uint64_t first, uint64_t count);
+void item_try(struct buf *items, uint64_t first, uint64_t count);
 void item_raw(struct buf *items, uint32_t db_before, uint32_t db_after, const void *resp, size_t n);
 void item_resolved(struct buf *items, uint64_t seq);
 
@@ -107,7 +110,7 @@ bool frame_next(struct cursor *frames, struct frame_view *out);
 
 struct item_view {
     enum item_kind kind;
-    uint64_t seq, count;          /* REF: first and count; RESOLVED: seq */
+    uint64_t seq, count;          /* REF, TRY: first and count; RESOLVED: seq */
     uint32_t db_before, db_after; /* RAW */
     const char *resp;             /* RAW */
     size_t resp_bytes;            /* RAW */

@@ -46,6 +46,18 @@ static void remember_offset(struct core *c, uint64_t index, uint64_t offset)
     c->ack_offset[(c->ack_head + c->ack_count++) & (c->ack_cap - 1)] = offset;
 }
 
+void core_log_moved(struct core *c, uint64_t from, uint64_t to)
+{
+    seq_log_moved(c->seq, to);
+    node_log_moved(c->node, from, to);
+    for (size_t k = 0; k < c->ack_count; k++) {
+        uint64_t *index = &c->ack_index[(c->ack_head + k) & (c->ack_cap - 1)];
+
+        if (*index >= from)
+            *index += to - from;
+    }
+}
+
 /* ---- decisions ---- */
 
 static void append_intent(struct core *c, const struct seq_decision *d)

@@ -145,24 +145,18 @@ static void on_lead(void *arg, bool same, uint64_t open_index)
     struct core *c = arg;
 
     c->elections++;
+    c->proving_until_ms = 0;
+    if (!same && c->attached) { /* another one's hand was on the log; or it led shortly, and our Valkey is being proven */
+        if (c->leads)
+            step_down(c);
+        node_play(c->node, NODE_UNDECIDED); /* before we lead: the sequencer knows other indexes than the log */
+    }
     c->lost = false;
     c->leads = true;
-    c->proving_until_ms = 0;
-    c->was_attached = c->attached;
+    c->was_attached = c->attached || (same && c->kept);
     set_part(c, PART_LEADS);
-    if (!same && c->attached) { /* another one's hand was on the log, and its name never reached us */
-        step_down(c);
-        c->leads = true;
-        node_play(c->node, NODE_UNDECIDED);
-    }
-    if (same && c->attached) {
-        seq_log_moved(c->seq, open_index);
-        for (size_t k = 0; k < c->ack_count; k++) {
-            uint64_t *index = &c->ack_index[(c->ack_head + k) & (c->ack_cap - 1)];
-
-            if (*index >= c->lost_index)
-                *index += open_index - c->lost_index;
-        }
+    if (same && c->kept) {
+        core_log_moved(c, c->lost_index, open_index);
         diag_log(c->diag, DIAG_NOTICE, "Nobody else has led: nothing was lost, what has gathered is logged now");
         return;
     }
@@ -183,6 +177,7 @@ static void on_lost(void *arg, const char *why)
     (void)why;
     c->lost = true;
     c->lost_index = log_open_index(c->log);
+    c->kept = c->attached;
     if (!c->attached) {
         c->leading = c->may_begin = false;
         node_play(c->node, NODE_UNDECIDED);
@@ -208,6 +203,7 @@ static void step_down(struct core *c)
                  "%" PRIu64 " ms old, are given up (%" PRIu64 " bytes)",
                  answered, age_us != 0 && now > age_us ? (now - age_us) / 1000 : 0, bytes);
     }
+    c->ack_count = 0; /* their indexes are another leader's now */
     c->leads = c->leading = c->may_begin = c->lost = false;
 }
 
@@ -215,8 +211,10 @@ static void follow_now(struct core *c)
 {
     c->proving_until_ms = 0;
     node_play(c->node, NODE_FOLLOWS);
-    if (!c->attached)
-        seq_void(c->seq);
+    if (c->attached)
+        return;
+    (void)log_abandon(c->log); /* what came while our Valkey was being proven */
+    seq_void(c->seq);
 }
 
 static void on_demoted(void *arg, bool proven)

@@ -64,6 +64,8 @@ struct core {
     bool witness;                   /* valkey none: we lead only to hand over */
     bool leads;                     /* as the log has told: from lead() to follow(), also while lost */
     bool lost;                      /* we led and have no quorum: detached */
+    bool kept;                      /* ... and were attached then: the open batch goes on if we lead again */
+    bool unheard;                   /* effects have come since we stepped down: Valkey is ahead of the sequencer */
     bool leading, begun, may_begin; /* node_play(NODE_LEADS) was, or is to be, said; the log has begun */
     bool was_attached;              /* since lead() */
     bool going;                     /* a hand-over because we cannot serve is under way */
@@ -89,6 +91,7 @@ struct core {
 /* core.c */
 void core_facts(struct core *c);     /* before a fact: tell the sequencer which entry is open */
 void core_decisions(struct core *c); /* after it: carry out what it decided */
+void core_log_moved(struct core *c, uint64_t from, uint64_t to); /* the open batch has another index: log.h, lead() */
 void core_post(struct core *c, enum message_kind kind, struct op *op, uint64_t number, void *pointer);
 
 /* core_gate.c */

@@ -36,7 +36,7 @@ static void on_attached(void *arg, struct valkey_identity *identity, const struc
     take_commands(c, identity->commands, identity->commands_bytes);
     c->attached = c->was_attached = true;
     c->marker_channel[0] = '\0'; /* a new nonce for each attachment */
-    c->marker_paused = false;
+    c->marker_paused = c->unheard = false;
     c->durable_offset = facts->offset;
     core_facts(c);
     seq_attach(c->seq, facts, bridged);
@@ -119,8 +119,10 @@ static void on_effect(void *arg, const struct effect *e)
                            .keys = &keys,
                            .end_offset = e->end_offset};
 
-    if (!c->leads)
-        return; /* stepped down, not detached yet: nothing of it counts */
+    if (!c->leads) { /* stepped down, not detached yet: nothing of it counts */
+        c->unheard = true;
+        return;
+    }
     effect_keys(c, e, &keys);
     core_facts(c);
     seq_effect(c->seq, &s);
@@ -229,7 +231,7 @@ static bool on_clean(void *arg, uint64_t offset, uint64_t *index)
     struct core *c = arg;
 
     (void)offset; /* the tap has read up to it, and what it read was told in order */
-    return seq_is_clean(c->seq, index);
+    return !c->unheard && seq_is_clean(c->seq, index);
 }
 
 static void on_failed(void *arg, const char *why)

@@ -169,6 +169,11 @@ const char *feed_replid(const struct feed *f)
     return f->replid;
 }
 
+uint64_t feed_tries(const struct feed *f)
+{
+    return f->tries;
+}
+
 uint64_t feed_offset(const struct feed *f)
 {
     return f->offset;

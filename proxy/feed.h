@@ -55,6 +55,7 @@ void feed_resync(struct feed *f);
 int feed_port(const struct feed *f);
 const char *feed_password(const struct feed *f);
 const char *feed_replid(const struct feed *f); /* 40 hex digits; another one after each full sync */
+uint64_t feed_tries(const struct feed *f);     /* how many of the effects sent Valkey may have refused, rightly */
 uint64_t feed_offset(const struct feed *f);    /* of the end of what was sent */
 uint64_t feed_behind(const struct feed *f);    /* bytes, about: sent and not acknowledged, or not sent yet */
 bool feed_drained(const struct feed *f);       /* all that is committed has gone out */

@@ -51,6 +51,7 @@ struct feed {
     struct checkpoints *checkpoints;
     char run_id[48];
     struct feed_proof proof;
+    uint64_t tries; /* intents sent that Valkey may refuse */
     bool choked; /* the pump waits until Valkey has taken what was sent */
     bool has_proof, full_next;
     char why[FEED_WHY_BYTES_MAX];

@@ -284,9 +284,11 @@ static bool pump_stream(struct feed *f)
 {
     struct buf *out = stream_out(f->stream);
     size_t before = out->len;
+    uint64_t tries = replay_facts(f->replay)->tries;
     bool more = replay_step(f->replay, out, FEED_PIECE_BYTES);
     const struct replay_facts *facts = replay_facts(f->replay);
 
+    f->tries += facts->tries - tries;
     if (facts->damage != NULL || out->failed) {
         feed_fail(f, out->failed ? "out of memory for the replay" : facts->damage);
         return false;

@@ -172,6 +172,18 @@ void node_committed(struct node *n, uint64_t index)
     node_follow_more(n);
 }
 
+/* Whatever waits for the open entry, or has noted a place in it. */
+void node_log_moved(struct node *n, uint64_t from, uint64_t to)
+{
+    struct node_snapshot *s = &n->snapshot;
+    uint64_t *const noted[] = {&n->wait_index, &n->attach_index,  &n->rebuild.settled, &s->mark.index,
+                               &s->mark.log_from, &s->reminder, &s->truncate_after};
+
+    for (size_t i = 0; i < sizeof noted / sizeof *noted; i++)
+        if (*noted[i] >= from)
+            *noted[i] += to - from;
+}
+
 static void on_retry(void *arg)
 {
     struct node *n = arg;
@@ -226,8 +238,11 @@ static void follow(struct node *n)
     case NODE_REBUILDING:
         node_try_again(n, 0);
         break;
-    case NODE_STARTING:
     case NODE_CONNECTING:
+        if (n->step != NULL) /* it waits for an entry that may never come; what it looks at next is the part */
+            node_after(n, 0, n->step);
+        break;
+    case NODE_STARTING:
     case NODE_FEEDING:
     case NODE_FED:
     case NODE_STOPPED:

@@ -93,6 +93,8 @@ bool node_warm(const struct node *n); /* FED, and what it has acknowledged is le
 void node_stop(struct node *n, void (*stopped)(void *arg), void *arg);
 void node_free(struct node *n);
 void node_committed(struct node *n, uint64_t index);
+/* The log's open entry, which had the index `from`, gets another one (log.h: lead(same)). */
+void node_log_moved(struct node *n, uint64_t from, uint64_t to);
 enum node_state node_state(const struct node *n);
 bool node_valkey_down(const struct node *n);
 uint64_t node_tap_offset(const struct node *n);

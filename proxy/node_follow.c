@@ -123,6 +123,19 @@ static void skipped(struct node *n, uint64_t count)
              node_address(n), (unsigned long long)n->follow.retry_ms / 1000);
 }
 
+/* Intents that were resolved without their effect having been seen may be refused: as many as were sent. */
+uint64_t node_unexplained(struct node *n, uint64_t errors)
+{
+    uint64_t rise = errors > n->valkey.unexpected_errors ? errors - n->valkey.unexpected_errors : 0;
+    uint64_t room =
+        n->feed != NULL && feed_tries(n->feed) > n->follow.excused ? feed_tries(n->feed) - n->follow.excused : 0;
+    uint64_t excused = rise < room ? rise : room;
+
+    n->valkey.unexpected_errors = errors;
+    n->follow.excused += excused;
+    return rise - excused;
+}
+
 /* The sum of "keys=" over the lines "db0:keys=1,expires=0,..." */
 static uint64_t count_keys(const char *info, size_t size)
 {
@@ -146,7 +159,7 @@ static uint64_t count_keys(const char *info, size_t size)
 
 static void look(struct node *n, const char *reply, size_t size)
 {
-    uint64_t errors = node_info_number(reply, size, "unexpected_error_replies"), before = n->valkey.unexpected_errors;
+    uint64_t errors = node_info_number(reply, size, "unexpected_error_replies");
     char role[16];
 
     n->figures.valkey_keys = count_keys(reply, size);
@@ -156,9 +169,9 @@ static void look(struct node *n, const char *reply, size_t size)
         node_fail(n, "somebody has made Valkey a primary");
         return;
     }
-    n->valkey.unexpected_errors = errors;
-    if (errors > before)
-        skipped(n, errors - before);
+    errors = node_unexplained(n, errors);
+    if (errors > 0)
+        skipped(n, errors);
 }
 
 static void on_looked(void *arg, const char *reply, size_t size)
@@ -276,6 +289,7 @@ void node_follow_on(struct node *n, const struct feed_proof *proof)
 
     if (n->state != NODE_FEEDING)
         node_set_state(n, NODE_FEEDING, "it is fed from the log");
+    n->follow.excused = 0;
     n->feed = feed_new(n->loop, n->diag, n->log, &s, &feed_callbacks, n, why, sizeof why);
     if (n->feed == NULL) {
         node_fail(n, "feed: %s", why);

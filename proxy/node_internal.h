@@ -116,6 +116,7 @@ struct node {
         bool distrusted; /* it skipped commands again after a full sync: not warm until the next one */
         bool synced;     /* a sync has begun since it was seen to skip */
         uint64_t goal;   /* fed up to here: caught up */
+        uint64_t excused; /* refusals explained by feed_tries() so far */
         uint64_t skips, retry_ms, retry_at_ms, clean_since_ms;
         struct replay *look; /* for `begun` */
     } follow;
@@ -174,6 +175,10 @@ void node_refuse(struct node *n, const char *reason);
 struct valkey_identity *node_identity(const struct node *n); /* the caller's */
 void node_hand_over(struct node *n);        /* ATTACH is committed and the tap is open: the core takes over */
 void node_adopted(struct node *n, bool ok); /* the first snapshot is durable, or failed */
+
+/* ---- node_follow.c ---- */
+/* Valkey's count of refused effects is `errors` now: how many of the new ones nothing explains. */
+uint64_t node_unexplained(struct node *n, uint64_t errors);
 
 /* ---- node_rebuild.c ---- */
 void node_rebuild(struct node *n, const char *why);

@@ -27,12 +27,13 @@
 
 static bool skipped(struct node *n, uint64_t errors)
 {
-    if (errors <= n->valkey.unexpected_errors)
+    errors = node_unexplained(n, errors);
+    if (errors == 0)
         return false;
     diag_log(n->diag, DIAG_WARNING,
              "REPLAY SKIPPED COMMANDS: Valkey refused %llu of the log's effects; its state is not the log's. "
              "Is it older than the one that wrote the log, or does it have fewer databases or modules?",
-             (unsigned long long)(errors - n->valkey.unexpected_errors));
+             (unsigned long long)errors);
     return true;
 }
 

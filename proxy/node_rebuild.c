@@ -84,6 +84,7 @@ static void begin_feed(struct node *n)
 
     n->joined.pending = NULL;
     n->joined.pending_count = 0;
+    n->follow.excused = 0;
     n->feed = feed_new(n->loop, n->diag, n->log, &s, &feed_callbacks, n, why, sizeof why);
     if (n->feed == NULL) {
         node_fail(n, "rebuild: %s", why);
@@ -101,7 +102,7 @@ void node_append_resolved(struct node *n, const struct replay_facts *facts)
     struct buf items = {0};
 
     for (size_t i = 0; i < facts->pending_count; i++)
-        item_ref(&items, facts->pending[i].seq, 1);
+        item_try(&items, facts->pending[i].seq, 1);
     item_resolved(&items, facts->pending[facts->pending_count - 1].seq);
     CHECK(!items.failed);
     frame_outcome(log_batch(n->log), facts->offset, &items);

@@ -2,7 +2,7 @@
  *
  *   frame or item      after the mark                           before it
  *   INTENT             remembered                               remembered (it may be REFed after the mark)
- *   REF n..m           each intent's bytes go out, forgotten    forgotten; unknown ones: resolved earlier, nothing
+ *   REF, TRY n..m      each intent's bytes go out, forgotten    forgotten; unknown ones: resolved earlier, nothing
  *   RAW                goes out                                 nothing
  *   RESOLVED m         all up to m forgotten                    the same
  *   CONTROL_ATTACH     remembered                               the same
@@ -181,9 +181,10 @@ static void on_ref(struct replay *r, const struct item_view *item)
                 damage(r, "REF of an intent that is not pending:", item->seq + k);
             continue;
         }
-        if (!skip)
+        if (!skip) {
             put(r, i->db, i->db, i->resp, i->n);
-        else if (!r->mark_tells)
+            r->facts.tries += item->kind == ITEM_TRY && r->out != NULL ? 1 : 0;
+        } else if (!r->mark_tells)
             r->facts.db = i->db;
         forget(i);
     }
@@ -206,6 +207,7 @@ static void on_outcome(struct replay *r, struct frame_view *f)
     while (r->facts.damage == NULL && item_next(&f->items, &item)) {
         switch (item.kind) {
         case ITEM_REF:
+        case ITEM_TRY:
             on_ref(r, &item);
             break;
         case ITEM_RAW:

@@ -37,6 +37,7 @@ struct replay_facts {  /* complete once the walk has ended */
     uint64_t offset;                     /* of that stream: end of the last OUTCOME since, else where it attached */
     uint32_t db;                         /* database selected there, as far as the log knows */
     uint64_t commands;                   /* effects passed on */
+    uint64_t tries;                      /* of what was put out: intents that Valkey may refuse (record.h, TRY) */
     int mode;                            /* last CONTROL_MODE, -1 if none */
     const struct replay_intent *pending; /* neither REFed nor RESOLVED, in sequence order */
     size_t pending_count;

@@ -84,10 +84,15 @@ void seq_attach(struct seq *s, const struct replay_facts *facts, bool bridged)
     s->effects = s->cut_effects;
     s->attached = true;
     s->settling = bridged && facts->pending_count > 0;
+    if (!bridged) /* this Valkey has nothing that the log has not */
+        s->answered_durable = s->answered_sample = s->answered;
     s->offset = facts->offset;
     s->stream_db = s->logged_db = facts->db;
     if (facts->next_seq > s->next_seq)
         s->next_seq = facts->next_seq;
+    /* They may have been resolved by an OUTCOME that was never committed. */
+    if (facts->pending_count > 0 && s->last_resolved >= facts->pending[0].seq)
+        s->last_resolved = facts->pending[0].seq - 1;
     for (size_t i = 0; bridged && i < facts->pending_count; i++)
         adopt_pending(s, &facts->pending[i]);
     s->last_forwarded = s->next_seq - 1; /* all older intents are resolved by the first marker */

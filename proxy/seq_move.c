@@ -40,10 +40,8 @@ void seq_log_moved(struct seq *s, uint64_t to)
     CHECK(to >= s->open_index && s->out_count == 0);
     if (m.from == m.to)
         return;
-    shift_ops(&s->queue, m);
-    shift_ops(&s->unresolved, m);
+    shift_ops(&s->queue, m); /* unresolved, flying: committed before they were sent, and need nothing yet */
     shift_ops(&s->resolved, m);
-    shift_ops(&s->flying, m);
     shift_ops(&s->waiting, m);
     shift_ops(&s->pending_marker, m);
     for (size_t i = 0; i < s->marker_count; i++)
@@ -75,10 +73,10 @@ void seq_void(struct seq *s)
     buf_clear(&s->items);
     s->ref_count = s->effects = s->cut_effects = 0;
     s->entry_index = s->last_cut_index = s->last_taint_index = s->taint_all = 0;
+    s->answered_durable = s->answered_sample = s->answered - seq_answered(s); /* as good as the last commit made it */
+    s->answered_index = 0;
     s->open_index = s->durable = s->recover_index = 0;
     s->intent_dates.count = s->answer_dates.count = 0;
-    s->answered_durable = s->answered_sample = s->answered;
-    s->answered_index = 0;
     s->settling = false;
 }
 

@@ -307,6 +307,7 @@ void seq_end(struct seq *s, struct op *op, uint64_t now_us)
     op->came = true;
     op->came_us = now_us;
     answered(s, now_us);
+    s->answered += !op->sync;
     if (!op->sync || !RULE(s, CAPTURED_WAITS)) {
         seq_let_go(s, op, SEQ_RELEASE);
         return;
