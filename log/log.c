@@ -47,6 +47,11 @@ void log_touch(struct log *l, bool urgent)
     l->waiting = true;
 }
 
+void log_hurry(struct log *l)
+{
+    l->urgent = l->urgent || l->waiting;
+}
+
 static void idle_over(void *arg)
 {
     struct log *l = arg;

@@ -114,6 +114,8 @@ void log_tell(struct log *l, uint64_t fed_index, uint64_t valkey_keys);
 #define LOG_ANYONE "*"
 void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
                   void (*done)(void *arg, bool ok, const char *why), void *arg);
+/* Whether log_transfer() to it could go well, as things stand; else why not. */
+bool log_may_transfer(struct log *l, const char *name, const char **why);
 struct log_member_status {
     struct member member;
     bool self, leader, connected;
@@ -151,6 +153,8 @@ uint64_t log_pending_bytes(const struct log *l); /* in the open batch and the on
 bool log_stalled(const struct log *l);
 uint64_t log_disk_ms(const struct log *l); /* for how long the write that is under way has been */
 
+/* Somebody waits for all that was appended. */
+void log_hurry(struct log *l);
 /* The open batch, to append frames to with frame_*() of record.h; call log_touch() afterwards. */
 struct buf *log_batch(struct log *l);
 /* urgent: somebody waits; the batch is committed at the next log_flush(). Otherwise it may wait for company up to

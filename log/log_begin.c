@@ -108,7 +108,7 @@ static bool cut_baseless(struct log *l, char *why)
     return true;
 }
 
-/* What a lone node has on disk is committed: said so at once, there is no need of a barrier. */
+/* What a sole voter has on disk is committed: said so at once, there is no barrier that would say it. */
 static void all_committed(struct log *l, struct consensus_start *s)
 {
     if (l->kept.last == 0 || l->kept.last <= s->base.index)
@@ -121,6 +121,25 @@ static void all_committed(struct log *l, struct consensus_start *s)
         }
     s->base.index = l->kept.last;
     s->base.term = group_term_at(l, l->kept.last);
+}
+
+/* A group that was shrunk to us, or never had another voter. */
+static bool only_voter(const struct log *l, const struct consensus_start *s)
+{
+    const void *change = s->base.change;
+    size_t n = s->base.change_bytes;
+    struct members m;
+    const struct member *self;
+
+    for (size_t i = 0; i < s->count; i++)
+        if (s->entries[i].type == RECORD_CHANGE) {
+            change = s->entries[i].change;
+            n = s->entries[i].change_bytes;
+        }
+    if (change == NULL || !consensus_decode(change, n, &m))
+        return false;
+    self = members_by_id(&m, l->self.id);
+    return self != NULL && self->role == MEMBER_VOTER && members_voters(&m) == 1;
 }
 
 static bool start_stored(struct log *l, struct store_hard hard, char *why)
@@ -137,7 +156,7 @@ static bool start_stored(struct log *l, struct store_hard hard, char *why)
         s.base = (struct consensus_base){b->index, b->term, b->change_index, buf_head(&b->change), b->change.len};
     s.entries = g.entries;
     s.count = g.count;
-    if (l->alone)
+    if (l->alone || only_voter(l, &s))
         all_committed(l, &s);
     group_start(l, &s, hard.term > 0);
     gathering_free(&g);

@@ -112,6 +112,21 @@ static void yield_tick(struct log *l)
     diag_log(l->diag, DIAG_WARNING, "This node was elected, but cannot write its log: another one is to lead");
 }
 
+bool log_may_transfer(struct log *l, const char *name, const char **why)
+{
+    const struct members *m = l->raft != NULL ? consensus_members(l->raft) : &l->configured;
+    struct transfer before = l->transfer;
+    bool found = false;
+
+    (void)snprintf(l->transfer.name, sizeof l->transfer.name, "%s", name != NULL ? name : "");
+    for (size_t i = 0; i < m->count; i++)
+        found = found || fits(l, &m->at[i], false);
+    l->transfer = before;
+    *why = name != NULL && name[0] ? "that member is not connected, or no voter"
+                                   : "no other member that is connected has a warm Valkey";
+    return found;
+}
+
 void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
                   void (*done)(void *arg, bool ok, const char *why), void *arg)
 {

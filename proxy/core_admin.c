@@ -12,7 +12,7 @@
 
 #include "proxy/core_internal.h"
 
-enum { TRANSFER_TIMEOUT_MS = 10 * 1000, SNAPSHOT_LOOK_MS = 20 };
+enum { TRANSFER_TIMEOUT_MS = 3 * 1000, SNAPSHOT_LOOK_MS = 20 };
 
 struct core_request {
     struct core *core;

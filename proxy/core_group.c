@@ -146,7 +146,8 @@ static void on_lead(void *arg, bool same, uint64_t open_index)
 
     c->elections++;
     c->proving_until_ms = 0;
-    if (!same && c->attached) { /* another one's hand was on the log; or it led shortly, and our Valkey is being proven */
+    if (!same &&
+        c->attached) { /* another one's hand was on the log; or it led shortly, and our Valkey is being proven */
         if (c->leads)
             step_down(c);
         node_play(c->node, NODE_UNDECIDED); /* before we lead: the sequencer knows other indexes than the log */
@@ -353,8 +354,13 @@ static void hand_turn(struct core *c)
         move(c);
         return;
     }
-    if (h->phase != HAND_HOLDING || (!idle && now < h->hold_until_ms))
+    if (h->phase != HAND_HOLDING)
         return;
+    if (!idle && now < h->hold_until_ms) { /* no waiting for company now */
+        log_hurry(c->log);
+        seq_tick(c->seq, loop_now_us(c->loop) + SEQ_EPOCH_MS * 1000u);
+        return;
+    }
     h->phase = HAND_PROVING;
     if (idle && c->attached)
         node_prove(c->node, on_proven, c);
@@ -365,12 +371,17 @@ static void hand_turn(struct core *c)
 void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg)
 {
     struct hand_over *h = &c->hand_over;
+    const char *why = "";
 
     if (log_alone(c->log) || !c->leads || h->phase != HAND_NONE) {
         done(arg, false,
              log_alone(c->log) ? "this node is alone"
              : c->leads        ? "a hand-over is under way"
                                : "this node does not lead");
+        return;
+    }
+    if (!log_may_transfer(c->log, to, &why)) { /* nobody is held up for nothing */
+        done(arg, false, why);
         return;
     }
     *h = (struct hand_over){.phase = HAND_HOLDING, .done = done, .arg = arg};
