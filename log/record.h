@@ -16,8 +16,8 @@
  *     REF       u8 1 | varint first seq | varint count: those intents took effect verbatim, in this order
  *     RAW       u8 2 | varint db before | varint db after | varint length | RESP bytes: one effect, or one
  *               MULTI...EXEC unit
- *     TRY       u8 4 | as REF: those intents are executed now, by the replay. Nobody has seen their effects: one may be
- *               refused, by every node alike
+ *     TRY       u8 4 | as REF: those intents are executed now, by the replay. Nobody has seen their effects: one may
+ *               be refused, by every node alike
  *     RESOLVED  u8 3 | varint seq: all lane intents up to seq have been executed
  *   CONTROL u8 what | body (see enum control)
  *

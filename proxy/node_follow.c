@@ -9,8 +9,9 @@
  * Caught up: what was committed when the sync began is acknowledged, and little has been added since.
  *
  * A replica *skips* what it cannot run, without a word to its primary; only the counter unexpected_error_replies
- * tells. So it is read before the state is FED, and every second: when it rises the state is not the log's. One full
- * sync; if that skips, too, something is wrong that a sync does not mend: not FED any more, and tried again slowly.
+ * tells. So it is read before the state is FED, and every second: when it rises by more than the TRYs that were sent
+ * may have been refused, the state is not the log's. One full sync; if that skips, too, something is wrong that a
+ * sync does not mend: not FED any more, and tried again slowly.
  *
  * A Valkey that an earlier feed of ours has fed (node_is_ours) goes on by partial sync, if a checkpoint proves it.
  * That serves a node that leads, as well: it is promoted instead of rebuilt. */

@@ -2,7 +2,7 @@
  * leads.
  *
  *   drained      all that is committed has gone out; so the feed's replay knows which intents are pending
- *   resolve      if there are some, one entry: CONTROL_ATTACH of nobody, OUTCOME {REF each, RESOLVED last}
+ *   resolve      if there are some, one entry: CONTROL_ATTACH of nobody, OUTCOME {TRY each, RESOLVED last}
  *   finish       that goes out as it is committed; GETACK; acknowledged
  *   promote      REPLICAOF NO ONE; masterauth restored; INFO: replid2 is the feed's up to exactly its end
  *   join         ATTACH is appended, and the tap opened meanwhile, by partial sync with the feed's id and offset

@@ -2,7 +2,7 @@
  *
  *   close out    the core appends what it has seen; a CONTROL_ATTACH of nobody says: nothing to bridge to
  *   walk         which intents are pending, now that all is committed
- *   resolve      OUTCOME {REF each pending, in sequence order, RESOLVED last}: the replay executes them
+ *   resolve      OUTCOME {TRY each pending, in sequence order, RESOLVED last}: the replay executes them
  *   feed         others killed; masterauth = the feed's password; REPLICAOF; snapshot + replayed log; acknowledged
  *   promote      and join: node_promote.c
  *
