@@ -5,24 +5,24 @@
 #include "log/base/diag.h"
 #include "tests/unit/sim_world.h"
 
-static void commit_all(struct sim *w)
+void sim_commit_all(struct sim *w)
 {
     driver_seal(w);
     if (w->log.durable < w->log.sealed)
         driver_commit(w, w->log.sealed);
 }
 
-static void log_attachment(struct sim *w)
+void sim_log_attachment(struct sim *w)
 {
     struct buf body = {0};
 
     replay_attach_body(&body, w->offset, "replid", "run_id", false);
     frame_control(&w->log.open, CONTROL_ATTACH, buf_head(&body), body.len);
     buf_free(&body);
-    commit_all(w);
+    sim_commit_all(w);
 }
 
-static void new_sequencer(struct sim *w)
+void sim_new_sequencer(struct sim *w)
 {
     w->seq = seq_new();
     if (w->without != NULL)
@@ -34,7 +34,7 @@ static void new_sequencer(struct sim *w)
     driver_tracking(w);
 }
 
-static void attach(struct sim *w, bool bridged)
+void sim_attach(struct sim *w, bool bridged)
 {
     struct replay *r;
     const struct replay_facts *facts;
@@ -68,7 +68,7 @@ static void attach(struct sim *w, bool bridged)
 
 /* The worker closes everything, the sequencer lets go of everything; what Valkey has in its sockets may still run,
  * and is killed in the end. */
-static void detach(struct sim *w, bool valkey_lives)
+void sim_detach(struct sim *w, bool valkey_lives)
 {
     w->attached = w->open = w->lane_wanted = false;
     w->snapshot = SNAPSHOT_NONE;
@@ -101,39 +101,64 @@ static void detach(struct sim *w, bool valkey_lives)
     }
 }
 
-static void survive(struct sim *w)
+void sim_forget(struct sim *w, uint64_t last)
 {
-    uint64_t last = w->log.durable + sim_random(w, w->log.sealed - w->log.durable + 1);
-
-    TRACE(w, "holdfast is gone; %llu of %llu entries survive\n", (unsigned long long)last,
-          (unsigned long long)w->log.sealed);
-    sim_log_survive(&w->log, last);
     while (w->outcomes > 0 && w->outcome[w->outcomes - 1].index > last)
         w->outcomes--;
+}
+
+void sim_survive(struct sim *w, uint64_t last)
+{
+    TRACE(w, "%llu of %llu entries survive\n", (unsigned long long)last, (unsigned long long)w->log.sealed);
+    sim_log_survive(&w->log, last);
+    sim_forget(w, last);
+}
+
+static void restart(struct sim *w)
+{
+    TRACE(w, "holdfast is gone\n");
+    w->lost = false;
+    sim_survive(w, w->log.durable + sim_random(w, w->log.sealed - w->log.durable + 1));
     seq_free(w->seq);
-    new_sequencer(w);
+    sim_new_sequencer(w);
     w->counts.restarts++;
+    w->processes++;
 }
 
 void sim_start(struct sim *w)
 {
-    new_sequencer(w);
-    log_attachment(w);
-    attach(w, false);
+    sim_new_sequencer(w);
+    sim_log_attachment(w);
+    sim_attach(w, false);
+}
+
+/* While the quorum is gone, the node waits until what has been appended is committed, or void. */
+static bool must_wait(struct sim *w)
+{
+    return w->lost && (w->log.open.len > 0 || w->log.durable < w->log.sealed || sim_chance(w, 50));
 }
 
 void sim_tap_cut(struct sim *w, bool process_too)
 {
     TRACE(w, "the tap is cut\n");
-    detach(w, true);
+    sim_detach(w, true);
     if (process_too)
-        survive(w);
-    else
-        commit_all(w);
+        restart(w);
     if (sim_chance(w, 30))
         valkey_change(w);
+    if (must_wait(w)) {
+        w->down = DOWN_TAP;
+        return;
+    }
+    sim_bridge(w);
+}
+
+void sim_bridge(struct sim *w)
+{
+    sim_commit_all(w);
+    w->down = DOWN_NOT;
     w->nonce += sim_chance(w, 50) ? 2 : 0; /* each attachment has its own; the same must do no harm either */
-    attach(w, true);
+    sim_attach(w, true);
 }
 
 static void begin_again(struct sim *w, const struct keyspace *state)
@@ -147,24 +172,42 @@ static void begin_again(struct sim *w, const struct keyspace *state)
     w->outcomes = 0;
 }
 
-/* The node's part of a rebuild: an OUTCOME for what is pending, then state = log. */
+void sim_close_out(struct sim *w)
+{
+    w->closed_out = true;
+    driver_facts(w);
+    seq_close_out(w->seq);
+    driver_decisions(w);
+}
+
 void sim_valkey_dies(struct sim *w, bool process_too)
+{
+    TRACE(w, "valkey is gone\n");
+    w->counts.rebuilds++;
+    sim_detach(w, false);
+    w->closed_out = process_too;
+    if (process_too)
+        restart(w);
+    if (w->lost) {
+        w->down = DOWN_VALKEY;
+        if (sim_chance(w, 50))
+            sim_close_out(w);
+        return;
+    }
+    sim_rebuild(w);
+}
+
+/* The node's part of a rebuild: an OUTCOME for what is pending, then state = log. */
+void sim_rebuild(struct sim *w)
 {
     struct sim_rebuilt rebuilt;
     const char *why;
 
-    TRACE(w, "valkey is gone\n");
-    w->counts.rebuilds++;
+    if (!w->closed_out)
+        sim_close_out(w);
+    w->down = DOWN_NOT;
     w->valkeys++;
-    detach(w, false);
-    if (process_too) {
-        survive(w);
-    } else {
-        driver_facts(w);
-        seq_close_out(w->seq);
-        driver_decisions(w);
-        commit_all(w);
-    }
+    sim_commit_all(w);
     why = sim_log_rebuild(&w->log, w->log.durable, NULL, &w->rebuilt, &rebuilt);
     if (why != NULL) {
         sim_violation(w, "%s", why);
@@ -175,18 +218,18 @@ void sim_valkey_dies(struct sim *w, bool process_too)
         struct buf items = {0};
 
         for (size_t i = 0; i < rebuilt.pending_count; i++)
-            item_ref(&items, rebuilt.pending[i], 1);
+            item_try(&items, rebuilt.pending[i], 1);
         item_resolved(&items, rebuilt.pending[rebuilt.pending_count - 1]);
         frame_outcome(&w->log.open, rebuilt.facts.offset, &items);
         buf_free(&items);
-        commit_all(w);
+        sim_commit_all(w);
     }
     begin_again(w, &w->rebuilt);
-    log_attachment(w);
+    sim_log_attachment(w);
     why = sim_log_rebuild(&w->log, w->log.durable, NULL, &w->rebuilt, &rebuilt);
     if (why != NULL || rebuilt.pending_count > 0 || !keyspace_equal(&w->rebuilt, &w->valkey))
         sim_violation(w, "after a rebuild log and Valkey differ: %s", why != NULL ? why : "another state");
-    attach(w, false);
+    sim_attach(w, false);
 }
 
 /* ---- the end ---- */
@@ -224,7 +267,7 @@ static void rest(struct sim *w)
         }
         driver_seal(w);
         if (w->log.durable < w->log.sealed) {
-            commit_all(w);
+            sim_commit_all(w);
             any = true;
         }
         driver_tracking(w);
@@ -244,7 +287,8 @@ static void rest(struct sim *w)
  * has passed a marker in any case). */
 void sim_end(struct sim *w)
 {
-    w->p_fault = 0;
+    w->p_fault = w->p_lose = 0;
+    group_end_of_loss(w);
     rest(w);
     w->session[0].sync = true;
     driver_tracking(w);
@@ -264,9 +308,11 @@ void sim_end(struct sim *w)
 void sim_abandon(struct sim *w)
 {
     if (w->attached)
-        detach(w, false);
+        sim_detach(w, false);
     seq_free(w->seq);
-    w->seq = NULL;
+    if (w->away != NULL)
+        seq_free(w->away);
+    w->seq = w->away = NULL;
     for (int i = 0; i < w->calls; i++)
         keyset_clear(&w->call[i].keys);
 }

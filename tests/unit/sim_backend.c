@@ -172,6 +172,11 @@ static void execute(struct sim *w, struct call *c)
         }
         if (c->past || (e.verb == DEL && !keyspace_has(&w->valkey, e.key)))
             continue;
+        if (keyspace_refuses(&w->valkey, &c->cmd[i])) { /* in a unit the others are executed all the same */
+            c->error = c->cmds == 1;
+            w->counts.refused++;
+            continue;
+        }
         execute_cmd(w, c, &e);
         effect[n++] = e;
     }
@@ -234,8 +239,8 @@ bool call_is_written(const struct call *c)
 
 const char *call_text(struct sim *w, const struct call *c)
 {
-    static const char *const verb[VERBS] = {"PUSH",      "PUSHLEN", "PUSHAT",   "GETPUSH",
-                                            "OTHERPUSH", "DEL",     "SORTPUSH", "PUSHALL"};
+    static const char *const verb[VERBS] = {"PUSH", "PUSHLEN",  "PUSHAT",  "GETPUSH", "OTHERPUSH",
+                                            "DEL",  "SORTPUSH", "PUSHALL", "ZPUSH"};
     static const char *const road[] = {"lane", "pinned", "async", "reads", "-"};
     char *text = w->text[0];
     int at = snprintf(text, SIM_TEXT_BYTES, "call %d (s%d %s %s%s)", c->number, c->session, road[c->road],

@@ -181,6 +181,84 @@ void check_snapshot(struct sim *w)
                       (unsigned long long)w->mark.index, (unsigned long long)w->mark.effects);
 }
 
+/* ---- what the sequencer says of itself ---- */
+
+void check_reopen(struct sim *w)
+{
+    struct sim_rebuilt rebuilt;
+    const char *why = sim_log_rebuild(&w->log, w->log.durable, NULL, &w->rebuilt, &rebuilt);
+
+    if (why != NULL)
+        sim_violation(w, "%s", why);
+    for (size_t i = 0; i < rebuilt.pending_count; i++)
+        if (rebuilt.pending[i] <= w->last_forwarded)
+            sim_violation(w, "the lane may open while forwarded intent %llu is not resolved and durable",
+                          (unsigned long long)rebuilt.pending[i]);
+}
+
+/* Asked when the tap has read all there is, as the proof of a former leader's Valkey does. */
+void check_clean(struct sim *w)
+{
+    struct sim_rebuilt rebuilt;
+    uint64_t index;
+    const char *why;
+
+    if (!planted_clean(w, &index) || w->tapped < w->records)
+        return;
+    w->counts.clean++;
+    if (index != w->log.durable)
+        sim_violation(w, "clean at %llu, durable is %llu", (unsigned long long)index,
+                      (unsigned long long)w->log.durable);
+    why = sim_log_rebuild(&w->log, index, NULL, &w->rebuilt, &rebuilt);
+    if (why != NULL || rebuilt.pending_count > 0 || !keyspace_equal(&w->rebuilt, &w->valkey))
+        sim_violation(w, "called clean, but log and Valkey differ: %s",
+                      why != NULL                 ? why
+                      : rebuilt.pending_count > 0 ? "an intent is pending"
+                                                  : "another state");
+}
+
+/* Whoever waits for a commit has been told that it will not come. WAIT has a time limit of its own. */
+void check_expired(struct sim *w)
+{
+    uint64_t waits = 0;
+
+    for (int i = 0; i < w->calls; i++) {
+        const struct call *c = &w->call[i];
+
+        if (c->state != CALL_OUT)
+            continue;
+        waits += c->wait;
+        if (c->kind == OP_WRITE && c->log_index > w->log.durable)
+            sim_violation(w, "the quorum is gone, and this waits for it: %s", call_text(w, c));
+    }
+    if (seq_figures(w->seq).waiting > waits)
+        sim_violation(w, "the quorum is gone, and %llu wait for it",
+                      (unsigned long long)(seq_figures(w->seq).waiting - waits));
+}
+
+void check_async(struct sim *w, const struct keyspace *rebuilt, uint64_t told)
+{
+    int same[SIM_KEYS];
+    uint64_t lost = 0;
+
+    common(w, rebuilt, same);
+    for (int i = 0; i < w->calls; i++) {
+        const struct call *c = &w->call[i];
+        bool missing = false;
+
+        if (c->sync || c->kind != OP_CAPTURED || c->state != CALL_RELEASED || c->valkey != w->valkeys ||
+            c->process != w->processes) /* what an earlier process has told, this one cannot know */
+            continue;
+        for (int j = 0; j < c->changes; j++)
+            missing = missing || c->change[j].at >= same[c->change[j].key];
+        lost += missing;
+    }
+    w->counts.lost_async += lost;
+    if (lost > told)
+        sim_violation(w, "%llu answered async writes are lost, %llu were said to be", (unsigned long long)lost,
+                      (unsigned long long)told);
+}
+
 /* ---- lag, and the end ---- */
 
 void check_lag(struct sim *w)
@@ -231,6 +309,8 @@ void check_drained(struct sim *w)
         sim_violation(w, "left over: %llu intents, %llu taints%s, %llu waiting, %llu ops",
                       (unsigned long long)f.pending_intents, (unsigned long long)f.tainted_keys,
                       f.tainted_all ? " (all)" : "", (unsigned long long)f.waiting, (unsigned long long)f.ops);
+    if (keys_left(w))
+        sim_violation(w, "left over: a key");
     if (seq_oldest_us(w->seq) != 0)
         sim_violation(w, "lag at rest: oldest is %llu", (unsigned long long)seq_oldest_us(w->seq));
     check_order(w);

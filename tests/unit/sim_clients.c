@@ -36,6 +36,8 @@ static void make_replayable(struct sim *w, struct call *c)
         verb = PUSHLEN;
     else if (sim_chance(w, w->p_other))
         verb = OTHERPUSH;
+    else if (sim_chance(w, w->p_typed))
+        verb = sim_chance(w, 70) ? ZPUSH : GETPUSH;
     c->cmd[c->cmds++] = push(w, c, verb);
     c->past = c->cmd[0].verb == PUSHAT && sim_chance(w, w->p_past);
     cmd_keys(&c->keys, &c->cmd[0]);
@@ -51,6 +53,8 @@ static void make_captured(struct sim *w, struct call *c, enum road road)
         uint64_t dice = sim_random(w, 100);
         enum verb verb = dice < 60 ? PUSH : dice < 80 ? PUSHLEN : DEL;
 
+        if (verb == PUSH && sim_chance(w, w->p_typed))
+            verb = ZPUSH;
         if (sim_chance(w, w->p_all))
             verb = sim_chance(w, 50) ? SORTPUSH : PUSHALL;
         c->cmd[c->cmds++] = push(w, c, verb);
@@ -84,7 +88,7 @@ static void make(struct sim *w, struct call *c)
 {
     uint64_t dice = sim_random(w, 100);
 
-    if (dice < 3) {
+    if (dice < (uint64_t)w->p_wait) {
         c->kind = OP_LOCAL;
         c->road = ROAD_NONE;
         c->wait = true;
@@ -179,6 +183,8 @@ void clients_issue(struct sim *w, int session)
 
     if (!w->open || w->calls == SIM_CALLS_MAX || s->unanswered > 5)
         return;
+    if (w->lost && s->sync && !sim_chance(w, 10)) /* refused, but for what was on its way to the core */
+        return;
     memset(c, 0, sizeof *c);
     c->number = w->calls;
     c->session = session;
@@ -186,6 +192,7 @@ void clients_issue(struct sim *w, int session)
     c->accepted_us = w->now_us;
     c->attachment = w->attachment;
     c->valkey = w->valkeys;
+    c->process = w->processes;
     make(w, c);
     if (s->unanswered > 0 && (c->road != s->road || c->wait)) { /* clause 5: it would go to another connection */
         keyset_clear(&c->keys);

@@ -50,6 +50,8 @@ static void promise(struct sim *w, const struct call *wait)
         if (c->session == wait->session && !c->sync && c->kind == OP_CAPTURED && c->state == CALL_RELEASED &&
             c->valkey == w->valkeys)
             c->promised = true;
+        if (c->kind == OP_WRITE && c->attachment == wait->attachment && c->log_index > w->log.durable)
+            sim_violation(w, "WAIT was answered, and before it there was %s", call_text(w, c));
     }
 }
 
@@ -183,6 +185,7 @@ void driver_decisions(struct sim *w)
         case SEQ_REOPEN:
             if (w->lane != NULL)
                 sim_violation(w, "told to open the lane that is open");
+            check_reopen(w);
             w->lane_wanted = true;
             break;
         case SEQ_RELEASE:
@@ -212,12 +215,14 @@ static void answered_call(struct sim *w, struct call *c)
         return;
     op->error = c->error;
     c->op = NULL;
-    if (c->road == ROAD_LANE)
+    if (c->road == ROAD_LANE) {
         seq_lane_reply(w->seq, op, w->now_us);
-    else if (c->road == ROAD_PINNED)
+    } else if (c->road == ROAD_PINNED) {
         seq_end(w->seq, op, w->now_us);
-    else
+    } else {
+        op->accepted_us = w->now_us;
         seq_read(w->seq, op);
+    }
 }
 
 void driver_answer(struct sim *w, struct conn *c)
@@ -347,7 +352,7 @@ void driver_tap(struct sim *w)
 
 void driver_seal(struct sim *w)
 {
-    if (sim_log_seal(&w->log))
+    if (!w->lost && sim_log_seal(&w->log))
         TRACE(w, "log: entry %llu is sealed\n", (unsigned long long)w->log.sealed);
 }
 

@@ -45,6 +45,19 @@ bool sim_log_seal(struct sim_log *l)
     return true;
 }
 
+void sim_log_barriers(struct sim_log *l, int n)
+{
+    struct buf open = {0};
+
+    buf_move(&open, &l->open);
+    for (int i = 0; i < n; i++) {
+        frame_control(&l->open, CONTROL_BARRIER, NULL, 0);
+        (void)sim_log_seal(l);
+    }
+    buf_free(&l->open);
+    buf_move(&l->open, &open);
+}
+
 void sim_log_survive(struct sim_log *l, uint64_t last)
 {
     l->sealed = l->durable = last;

@@ -22,6 +22,7 @@ void sim_log_reset(struct sim_log *l);
 void sim_log_free(struct sim_log *l);
 uint64_t sim_log_open_index(const struct sim_log *l);
 bool sim_log_seal(struct sim_log *l);                   /* the open batch becomes an entry; false if it is empty */
+void sim_log_barriers(struct sim_log *l, int n);        /* n entries get the indexes before the open batch */
 void sim_log_survive(struct sim_log *l, uint64_t last); /* a crash: what is behind `last` is gone */
 /* What any node makes of the entries up to `last`: state, and what the walk told. NULL on success, else what is
  * wrong. */

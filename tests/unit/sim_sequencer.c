@@ -107,6 +107,17 @@ static void toggling(struct sim *w)
     w->p_all = w->p_foreign = 0;
 }
 
+static void losing(struct sim *w)
+{
+    w->sessions = SIM_SESSIONS;
+    w->p_async = one_of(w, 20, 40, 70);
+    w->p_wait = one_of(w, 3, 3, 20);
+    w->p_marker = one_of(w, 10, 50, 100);
+    w->p_lose = one_of(w, 15, 30, 60);
+    w->p_fault = one_of(w, 0, 2, 6);
+    w->p_toggle = one_of(w, 0, 0, 3);
+}
+
 static void reset(struct sim *w, uint64_t seed, enum sim_profile profile)
 {
     w->random = seed * 0x2545f4914f6cdd1du + 1;
@@ -114,13 +125,15 @@ static void reset(struct sim *w, uint64_t seed, enum sim_profile profile)
     w->now_us = 1000000;
     w->calls = w->conns = w->records = w->tapped = w->outcomes = 0;
     w->next_id = 1;
-    w->next_conn = w->clock = w->offset = w->attachment = w->valkeys = 0;
+    w->next_conn = w->clock = w->offset = w->attachment = w->valkeys = w->processes = 0;
     w->nonce = 1;
     w->db = 0;
     w->lane = w->control = w->killer = w->shared = NULL;
     w->lane_wanted = w->open = w->attached = false;
     w->durable_offset = w->last_end_offset = w->last_forwarded = 0;
     w->snapshot = SNAPSHOT_NONE;
+    w->lost = w->closed_out = w->abandoned = false;
+    w->down = DOWN_NOT;
     memset(w->session, 0, sizeof w->session);
     keyspace_clear(&w->valkey);
     sim_log_reset(&w->log);
@@ -140,6 +153,11 @@ static void reset(struct sim *w, uint64_t seed, enum sim_profile profile)
     w->p_foreign = one_of(w, 0, 2, 5);
     w->p_all = one_of(w, 0, 3, 10);
     w->p_marker = one_of(w, 20, 60, 100);
+    w->p_typed = one_of(w, 0, 0, 30);
+    w->p_wait = 3;
+    w->p_lose = one_of(w, 0, 0, 8);
+    w->p_return = one_of(w, 5, 10, 40);
+    w->p_follow = one_of(w, 0, 40, 80);
     if (profile == SIM_ANY) {
         uint64_t dice = sim_random(w, 100);
 
@@ -147,6 +165,7 @@ static void reset(struct sim *w, uint64_t seed, enum sim_profile profile)
                   : dice < 26 ? SIM_BREAKING
                   : dice < 38 ? SIM_DYING
                   : dice < 50 ? SIM_TOGGLING
+                  : dice < 65 ? SIM_LOSING
                               : SIM_MIXED;
     }
     w->p_toggle = 0;
@@ -160,6 +179,8 @@ static void reset(struct sim *w, uint64_t seed, enum sim_profile profile)
         dying(w);
     else if (profile == SIM_TOGGLING)
         toggling(w);
+    else if (profile == SIM_LOSING)
+        losing(w);
     for (int i = 0; i < w->sessions; i++)
         w->session[i].sync = !sim_chance(w, w->p_async);
 }
@@ -268,6 +289,8 @@ static void tap_step(struct sim *w)
 
 static void log_step(struct sim *w)
 {
+    if (w->lost && !sim_chance(w, 10)) /* what was under way may still become known as committed */
+        return;
     if (sim_chance(w, 60))
         driver_seal(w);
     if (w->log.durable < w->log.sealed && sim_chance(w, 50))
@@ -284,6 +307,18 @@ static void rare_step(struct sim *w)
         valkey_forge(w);
     else if (w->p_async > 0)
         driver_set_sync(w, (int)sim_random(w, (uint64_t)w->sessions), !sim_chance(w, w->p_async));
+}
+
+static void group_step(struct sim *w)
+{
+    if (!w->lost) {
+        if (w->p_lose > 0 && sim_random(w, 1000) < (uint64_t)w->p_lose)
+            group_lose(w);
+    } else if (sim_chance(w, w->p_return)) {
+        group_end_of_loss(w);
+    } else if (sim_chance(w, 30)) {
+        group_tick(w);
+    }
 }
 
 static void step(struct sim *w)
@@ -322,8 +357,9 @@ static void step(struct sim *w)
     if (sim_chance(w, w->p_marker))
         driver_marker(w);
     driver_tracking(w);
-    if (sim_random(w, 200) < (uint64_t)w->p_fault)
+    if (w->attached && sim_random(w, 200) < (uint64_t)w->p_fault)
         fault(w);
+    group_step(w);
 }
 
 bool sim_run(struct sim *w, uint64_t seed, enum sim_profile profile, const char *without, bool trace,
@@ -345,6 +381,7 @@ bool sim_run(struct sim *w, uint64_t seed, enum sim_profile profile, const char 
         if (!w->violated && sim_chance(w, 10)) {
             check_crash(w);
             check_lag(w);
+            check_clean(w);
         }
     }
     if (!w->violated)

@@ -8,6 +8,11 @@
  * position its reply named, on the same history; nothing is applied twice, and a unit whole or not at all; each
  * released read is a prefix of the rebuilt history; a refused write is not there. Held at the end: everything was
  * answered, nothing is left over, and log and Valkey agree.
+ *
+ * The group: the quorum goes away and comes back. Either we lead again, and the barrier has taken the index that the
+ * open batch was promised: then nothing at all may be lost. Or another node has led: what we had under way is in its
+ * log up to a point or not at all, its Valkey is rebuilt from that, and of what async clients were told no more is
+ * missing than we say.
  */
 #ifndef HF_SIM_SEQUENCER_H
 #define HF_SIM_SEQUENCER_H
@@ -19,7 +24,7 @@ enum { SIM_WHY_BYTES = 512 };
 
 struct sim_counts { /* over all runs of a simulator */
     uint64_t steps, commands, released_writes, released_reads, failed, crashes_looked_at, attachments, rebuilds,
-        restarts, lanes_broken, snapshots, forged, waits;
+        restarts, lanes_broken, snapshots, forged, waits, losses, led_again, followed, lost_async, clean, refused;
 };
 
 enum sim_profile {
@@ -28,7 +33,8 @@ enum sim_profile {
     SIM_NARROW,   /* one key, equal writes */
     SIM_BREAKING, /* connections break again and again, and what they left lies long in Valkey's sockets */
     SIM_DYING,    /* taps, processes and Valkeys come and go */
-    SIM_TOGGLING  /* few sessions, which change between sync and async */
+    SIM_TOGGLING, /* few sessions, which change between sync and async */
+    SIM_LOSING    /* the quorum goes away again and again */
 };
 
 struct sim;

@@ -8,8 +8,8 @@
 #include "proxy/canon.h"
 
 static const char *const key_name[SIM_KEYS] = {"a", "b", "c", "a"}; /* the last one is in another database */
-static const char *const verb_name[VERBS] = {"PUSH",      "PUSHLEN", "PUSHAT",   "GETPUSH",
-                                             "OTHERPUSH", "DEL",     "SORTPUSH", "PUSHALL"};
+static const char *const verb_name[VERBS] = {"PUSH", "PUSHLEN",  "PUSHAT",  "GETPUSH", "OTHERPUSH",
+                                             "DEL",  "SORTPUSH", "PUSHALL", "ZPUSH"};
 enum { CANON_PLAIN = 1, CANON_GETPUSH = 2 };
 
 uint32_t sim_key_db(int key)
@@ -194,26 +194,40 @@ bool keyspace_has(const struct keyspace *k, int key)
     return k->count[key] > 0 && k->at[key][k->count[key] - 1].id != TOMBSTONE;
 }
 
-static void append(struct keyspace *k, int key, int32_t id, int32_t saw)
+static int32_t type_of(const struct keyspace *k, int key)
+{
+    return keyspace_has(k, key) ? k->at[key][k->count[key] - 1].type : TYPE_STRING;
+}
+
+bool keyspace_refuses(const struct keyspace *k, const struct cmd *c)
+{
+    if (c->verb == GETPUSH)
+        return type_of(k, c->key) == TYPE_SORTED_SET;
+    return c->verb == ZPUSH && keyspace_has(k, c->key) && type_of(k, c->key) == TYPE_STRING;
+}
+
+static void append(struct keyspace *k, int key, int32_t id, int32_t saw, int32_t type)
 {
     if (k->count[key] == SIM_ELEMENTS_MAX) {
         k->full = true;
         return;
     }
-    k->at[key][k->count[key]++] = (struct element){id, saw};
+    k->at[key][k->count[key]++] = (struct element){id, saw, type};
 }
 
 void keyspace_apply(struct keyspace *k, const struct cmd *c)
 {
     bool source = c->verb == PUSHLEN || c->verb == SORTPUSH;
 
+    if (keyspace_refuses(k, c))
+        return;
     if (c->verb == PUSHALL) {
         for (int i = 0; i < SIM_KEYS; i++)
-            append(k, i, c->id, -1);
+            append(k, i, c->id, -1, type_of(k, i));
     } else if (c->verb != DEL) {
-        append(k, c->key, c->id, source ? k->count[c->source] : -1);
+        append(k, c->key, c->id, source ? k->count[c->source] : -1, c->verb == ZPUSH ? TYPE_SORTED_SET : TYPE_STRING);
     } else if (keyspace_has(k, c->key)) {
-        append(k, c->key, TOMBSTONE, -1);
+        append(k, c->key, TOMBSTONE, -1, TYPE_STRING);
     }
 }
 

@@ -40,7 +40,7 @@ struct call { /* one command of a client: the record lives as long as the run, s
     bool refused, past, lazy; /* what Valkey will make of it */
     enum call_state state;
     bool came, executed, error, promised; /* promised: async, and a WAIT said that it is durable */
-    uint64_t executed_at, end_offset, came_us, accepted_us, log_index, seq, epoch, attachment, valkey;
+    uint64_t executed_at, end_offset, came_us, accepted_us, log_index, seq, epoch, attachment, valkey, process;
     struct change change[SIM_CHANGES_MAX];
     int changes;
     int seen[SIM_KEYS]; /* read: how much of each history */
@@ -84,9 +84,9 @@ struct sim {
 
     /* what this schedule is made of, in percent */
     int keys, sessions, p_fault, p_async, p_anonymous, p_refused, p_past, p_lazy, p_two_keys, p_other, p_unit,
-        p_foreign, p_all, p_marker, p_slow_kill;
-    int p_toggle;
-    int fault_from, fault_to; /* of the table in sim_sequencer.c */
+        p_foreign, p_all, p_marker, p_slow_kill, p_typed;
+    int p_toggle, p_wait, p_lose, p_return, p_follow; /* p_lose: in a thousand */
+    int fault_from, fault_to;                         /* of the table in sim_sequencer.c */
 
     /* clients */
     struct call call[SIM_CALLS_MAX + 1]; /* the last one is clients_read()'s */
@@ -100,13 +100,19 @@ struct sim {
         struct conn *pinned, *reads;
     } session[SIM_SESSIONS];
 
+    /* the group */
+    bool lost;                                     /* no quorum: nothing of the open batch leaves */
+    enum { DOWN_NOT, DOWN_TAP, DOWN_VALKEY } down; /* ... and what happened to our Valkey meanwhile */
+    bool closed_out, abandoned;
+    struct seq *away; /* of another node that led once */
+
     /* connections, Valkey */
     struct conn *conn[SIM_CONNS_MAX];
     int conns;
     uint64_t next_conn;
     struct conn *lane, *control, *killer, *shared; /* kills may be overtaken by markers, and the other way round */
     bool lane_wanted, open, attached;              /* open: clients are served */
-    uint64_t attachment, valkeys;                  /* how many there were */
+    uint64_t attachment, valkeys, processes;       /* how many there were */
     struct keyspace valkey;
     bool foreign[SIM_KEYS][SIM_ELEMENTS_MAX]; /* Valkey's own change, no client's */
     uint64_t clock, nonce, offset;
@@ -170,7 +176,28 @@ void driver_set_sync(struct sim *w, int session, bool sync);
 void driver_tracking(struct sim *w);
 void driver_drop(struct call *c); /* the worker gives up an op that the sequencer does not have */
 
+/* sim_group.c */
+void group_lose(struct sim *w);        /* the quorum goes away */
+void group_tick(struct sim *w);        /* while it is gone */
+void group_end_of_loss(struct sim *w); /* it is back: we lead again, or another node has led */
+
+/* sim_planted.c */
+bool planted(const struct sim *w, const char *bug);
+void planted_move(struct sim *w, uint64_t to); /* seq_log_moved(), but for what is planted */
+bool keys_left(const struct sim *w);
+bool planted_clean(const struct sim *w, uint64_t *index); /* seq_is_clean(), the same */
+
 /* sim_attach.c */
+void sim_commit_all(struct sim *w);
+void sim_new_sequencer(struct sim *w);
+void sim_attach(struct sim *w, bool bridged);
+void sim_detach(struct sim *w, bool valkey_lives);
+void sim_log_attachment(struct sim *w);
+void sim_forget(struct sim *w, uint64_t last);  /* OUTCOMEs behind it */
+void sim_survive(struct sim *w, uint64_t last); /* of the log, in another process or another node */
+void sim_close_out(struct sim *w);
+void sim_bridge(struct sim *w);
+void sim_rebuild(struct sim *w);
 void sim_start(struct sim *w);
 void sim_tap_cut(struct sim *w, bool process_too);
 void sim_valkey_dies(struct sim *w, bool process_too);
@@ -182,6 +209,11 @@ void check_crash(struct sim *w); /* what if everything crashed now? */
 void check_state(struct sim *w, const struct keyspace *rebuilt);
 void check_snapshot(struct sim *w);
 void check_lag(struct sim *w);
+void check_reopen(struct sim *w);
+void check_clean(struct sim *w);
+void check_expired(struct sim *w);
+/* Of async writes that were answered, no more may be missing in what another leader has than were said to be. */
+void check_async(struct sim *w, const struct keyspace *rebuilt, uint64_t told);
 void check_drained(struct sim *w);
 
 #endif
