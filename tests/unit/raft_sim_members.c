@@ -112,7 +112,10 @@ static bool change(struct rsim *w, struct rsim_node *leader, const struct member
         return false;
     answer = consensus_change(leader->c, to);
     TRACE(w, "%u is asked to %s %u: %d", leader->slot, what, whom->slot, (int)answer);
-    w->n.changes += answer == CONSENSUS_OK;
+    if (answer == CONSENSUS_OK) {
+        w->n.changes++;
+        w->recent[w->recent_count++ % RSIM_RECENT] = *to;
+    }
     rsim_node_settle(leader);
     return answer == CONSENSUS_OK;
 }
@@ -197,20 +200,29 @@ static void operate(struct rsim *w, struct rsim_node *leader)
 
 /* ---- lost disks ---- */
 
-/* Somebody's disk is gone for good; it comes back empty, as somebody else. */
-static void lose_disk(struct rsim *w)
+/* Of the configurations that any log holds, and of those that may still be in a message. */
+static bool can_do_without(struct rsim *w, const struct rsim_node *n)
 {
-    struct rsim_node *n = &w->at[rsim_random(w, w->nodes)], *replacement;
-
-    if (n->lost)
-        return;
+    for (unsigned i = 0; i < RSIM_RECENT && i < w->recent_count; i++)
+        if (!can_live(w, &w->recent[i], n))
+            return false;
     for (unsigned i = 0; i < w->nodes; i++) {
         struct members m;
         uint64_t index;
 
         if (!w->at[i].lost && rsim_newest_members(&w->at[i], &m, &index) && !can_live(w, &m, n))
-            return;
+            return false;
     }
+    return true;
+}
+
+/* Somebody's disk is gone for good; it comes back empty, as somebody else. */
+static void lose_disk(struct rsim *w)
+{
+    struct rsim_node *n = &w->at[rsim_random(w, w->nodes)], *replacement;
+
+    if (n->lost || !can_do_without(w, n))
+        return;
     TRACE(w, "%u loses its disk", n->slot);
     rsim_node_crash(n);
     w->n.lost_disks++;

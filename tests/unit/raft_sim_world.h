@@ -12,6 +12,7 @@
 enum {
     RSIM_NODES_MAX = 16, /* data directories in one history, lost ones included */
     RSIM_CHANGE_BYTES_MAX = 1024,
+    RSIM_RECENT = 3,
     RSIM_EVENTS_MAX = 3000000, /* more than any healthy history has: a timer that never ends */
     RSIM_MS = 1000
 };
@@ -143,6 +144,9 @@ struct rsim {
     struct rsim_node at[RSIM_NODES_MAX];
     unsigned nodes;
     struct record *founding; /* the group's first entry */
+    struct members
+        recent[RSIM_RECENT]; /* the last configurations that leaders made: some may still be on their way */
+    unsigned recent_count;
     enum { LINK_OPEN, LINK_DROPS, LINK_HOLDS } link[RSIM_NODES_MAX][RSIM_NODES_MAX];
     uint64_t link_free_us[RSIM_NODES_MAX][RSIM_NODES_MAX]; /* FIFO */
     uint64_t link_busy_us[RSIM_NODES_MAX][RSIM_NODES_MAX]; /* until then messages wait in its queue */
