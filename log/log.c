@@ -363,7 +363,10 @@ static bool open_parts(struct log *l, char *why, size_t why_size)
     l->snapshots = snapshots_open(dir, l->diag, l->store, l->writer, broken, l, why, why_size);
     if (l->snapshots == NULL || (!l->alone && !peers_open(l, why, why_size)))
         return false;
-    group_after(l);
+    if (l->alone)
+        group_after(l);
+    else
+        loop_timer_once(l->state_timer, 0); /* the rest, once whoever opens us has us */
     return true;
 }
 

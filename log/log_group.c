@@ -405,7 +405,7 @@ static bool tell_members(struct log *l)
 
 static bool tell_one(struct log *l)
 {
-    if (l->writing == WRITE_FAILED)
+    if (l->writing == WRITE_FAILED || (l->sync_open && !l->alone)) /* whoever opens us does not have us yet */
         return false;
     if (may_lead(l)) {
         if (l->role == LOG_LOST && l->foreign)
