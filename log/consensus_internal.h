@@ -13,7 +13,7 @@
 
 enum {
     INFLIGHT_ENTRIES_MAX = 1024,   /* per peer, not acknowledged; libraft's 32 is far too few */
-    SNAPSHOT_RETRY_MS = 10 * 1000, /* a peer that was told to fetch a snapshot is told again */
+    SNAPSHOT_RETRY_MS = 1000,      /* a peer that was told to fetch a snapshot is told again */
     HELD_MESSAGES_MAX = 256,       /* beyond, the oldest is dropped: messages may be lost */
     CAMPAIGN_FIRST_TIMEOUTS = 3    /* how long it lasts, in election timeouts */
 };

@@ -163,7 +163,8 @@ bool log_may_read(const struct log *l, uint64_t at_ms)
         return true;
     if (l->role != LOG_LEADS || l->raft_role != CONSENSUS_LEADER)
         return false;
-    return clock_boot_ms() < consensus_lease_end_ms(l->raft) || consensus_proven_ms(l->raft) >= at_ms;
+    return (!l->lease_off && clock_boot_ms() < consensus_lease_end_ms(l->raft)) ||
+           consensus_proven_ms(l->raft) >= at_ms;
 }
 
 uint64_t log_lease_ms_left(const struct log *l)
@@ -370,6 +371,12 @@ static bool open_parts(struct log *l, char *why, size_t why_size)
     return true;
 }
 
+static bool safe(const struct log_settings *s, char *why, size_t why_size)
+{
+    return s->members == NULL || s->members->count == 0 || s->allow_single_az ||
+           members_safe(s->members, why, why_size);
+}
+
 struct log *log_open(struct loop *loop, const struct diag *d, const struct log_settings *settings,
                      const struct log_events *events, void *arg, char *why, size_t why_size)
 {
@@ -381,7 +388,7 @@ struct log *log_open(struct loop *loop, const struct diag *d, const struct log_s
     truncate_init(l);
     l->idle_timer = loop_timer_new(loop, idle_over, l);
     l->retry_timer = loop_timer_new(loop, retry, l);
-    if (open_parts(l, why, why_size))
+    if (safe(settings, why, why_size) && open_parts(l, why, why_size)) /* before anything is written */
         return l;
     log_close(l);
     return NULL;

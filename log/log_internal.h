@@ -85,7 +85,7 @@ struct known { /* what a node has said about itself */
     struct peer_state state;
     uint64_t state_ms, heard_ms; /* 0: never */
     int64_t skew_ms;
-    bool skew_said;
+    bool skew_said, election_said;
 };
 
 struct install { /* a fetched snapshot that is to become our log's beginning */
@@ -160,6 +160,7 @@ struct log {
     uint64_t lead_index;     /* we lead once this is committed */
     uint64_t lead_since_ms;  /* monotonic; 0: we do not lead, in Raft's sense */
     bool led, foreign;       /* since follow(): we have told lead(); another leader's hand was on our log */
+    bool lease_off;          /* some member's election-timeout is shorter than ours: no lease can be counted */
     bool submitting;         /* inside consensus_submit() */
     enum log_role role;
     char leader[MEMBER_NAME_BYTES_MAX]; /* as told */

@@ -122,6 +122,24 @@ static void note_clock(struct log *l, struct known *k, uint64_t wall_ms)
     k->skew_said = off;
 }
 
+/* The lease is ours to count, the promise that it rests on is theirs: a member with a shorter election-timeout
+ * promises less. Without the lease each read waits for a proof. */
+static void compare_elections(struct log *l, struct known *k)
+{
+    bool differs = k->state.election_ms != l->set.election_ms;
+
+    if (differs && !k->election_said)
+        diag_log(l->diag, DIAG_WARNING,
+                 "election-timeout is %llu ms on node %s and %u ms here: it must be the same on all members",
+                 (unsigned long long)k->state.election_ms, k->member.name, l->set.election_ms);
+    k->election_said = differs;
+    l->lease_off = false;
+    for (size_t i = 0; i < l->known_count; i++)
+        l->lease_off =
+            l->lease_off || (l->known[i].state_ms != 0 && l->known[i].state.election_ms < l->set.election_ms &&
+                             is_member(l, l->known[i].member.id));
+}
+
 static void on_message(void *arg, const struct peer_message *m, struct record **records)
 {
     struct log *l = arg;
@@ -133,6 +151,8 @@ static void on_message(void *arg, const struct peer_message *m, struct record **
     note_clock(l, k, m->wall_ms);
     if (m->kind == PEER_STATE) {
         k->state = m->state;
+        k->state_ms = k->heard_ms;
+        compare_elections(l, k);
         k->state_ms = k->heard_ms;
         return;
     }
@@ -195,6 +215,7 @@ static void say(struct log *l)
     char path[4096];
 
     m.state.committed = l->committed;
+    m.state.election_ms = l->set.election_ms;
     m.state.log_first = log_first_index(l);
     m.state.log_only = l->set.log_only;
     if (snapshot_newest(l, &mark, path, sizeof path))

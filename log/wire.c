@@ -118,6 +118,7 @@ static void put_state(struct buf *out, const struct peer_state *s)
     buf_u64(out, s->fed_index);
     buf_u64(out, s->valkey_keys);
     buf_u64(out, s->log_first);
+    buf_u64(out, s->election_ms);
     buf_u8(out, flags(s->log_only, false));
 }
 
@@ -128,6 +129,7 @@ static void get_state(struct cursor *c, struct peer_state *s)
     s->fed_index = cursor_u64(c);
     s->valkey_keys = cursor_u64(c);
     s->log_first = cursor_u64(c);
+    s->election_ms = cursor_u64(c);
     read_flags(c, &s->log_only, NULL);
 }
 

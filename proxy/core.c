@@ -421,7 +421,6 @@ struct core *core_new(struct loop *l, const struct diag *d, const struct core_se
     seq_committed(c->seq, log_committed(c->log));
     atomic_store(&s->gate->mode, (int)s->config->durability);
     atomic_store(&s->gate->epoch, seq_epoch(c->seq));
-    atomic_store(&s->gate->part, PART_LEADS);
     c->lane_timer = loop_timer_new(l, lane_on_retry, c);
     c->marker_timer = loop_timer_new(l, lane_on_marker_retry, c);
     c->tick = loop_timer_new(l, on_tick, c);

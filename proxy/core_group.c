@@ -70,9 +70,12 @@ static bool has_begun(struct core *c)
     struct replay *r;
     bool anything;
 
-    if (log_committed(c->log) > BEGIN_ENTRIES_MAX || snapshot_newest(c->log, &mark, path, sizeof path))
+    bool snapshot = snapshot_newest(c->log, &mark, path, sizeof path);
+
+    if (log_committed(c->log) > BEGIN_ENTRIES_MAX || (snapshot && mark.run_id[0] != '\0'))
         return true;
-    r = replay_new(c->log, NULL);
+    r = replay_new(c->log,
+                   snapshot ? &mark : NULL); /* one that nothing was said after is of a beginning that failed */
     while (replay_step(r, NULL, WALK_BYTES))
         continue;
     anything = replay_facts(r)->anything;
@@ -266,11 +269,6 @@ static void on_relayed(void *arg, struct stream *s, const char *from, const void
         c->set.relayed(c->set.arg, s, from, extra, n);
 }
 
-static void on_members(void *arg)
-{
-    (void)arg; /* looked at when somebody asks */
-}
-
 /* The node has read what is not there any more. */
 static void on_replaced(void *arg)
 {
@@ -296,7 +294,6 @@ void core_group_events(struct log_events *e)
     e->lost = on_lost;
     e->follow = on_follow;
     e->relayed = on_relayed;
-    e->members = on_members;
 }
 
 /* ---- a planned hand-over ---- */

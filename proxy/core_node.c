@@ -35,6 +35,8 @@ static void on_attached(void *arg, struct valkey_identity *identity, const struc
     c->identity = identity;
     take_commands(c, identity->commands, identity->commands_bytes);
     c->attached = c->was_attached = true;
+    if (!log_alone(c->log) && facts->mode >= 0) /* CONFIG SET holds for the group, whoever leads */
+        atomic_store(&c->set.gate->mode, facts->mode);
     c->marker_channel[0] = '\0'; /* a new nonce for each attachment */
     c->marker_paused = c->unheard = false;
     c->durable_offset = facts->offset;

@@ -249,7 +249,7 @@ static void decide(struct node *n)
     char path[4096];
     const char *reason = "";
     struct node_facts f = {
-        .log_empty = !log->anything && !snapshot_newest(n->log, &mark, path, sizeof path),
+        .log_empty = !log->anything && (!snapshot_newest(n->log, &mark, path, sizeof path) || mark.run_id[0] == '\0'),
         .log_attached = log->attached,
         .same_run_id = log->attached && strcmp(log->run_id, n->valkey.run_id) == 0,
         .is_replica = n->valkey.is_replica,

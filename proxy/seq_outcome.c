@@ -22,13 +22,20 @@ static bool is_verbatim(const struct op *op, const struct seq_effect *e, uint64_
     return op->effect_hash == hash && op->request.len == e->n && memcmp(buf_head(&op->request), e->bytes, e->n) == 0;
 }
 
-static bool is_effect_of(const struct op *op, const struct seq_effect *e, uint64_t hash)
+/* In another form than its own only while nobody else may have written the key: its bytes say which intent an effect
+ * is, and a REF takes that one out of what is pending. What is logged as RAW leaves it there. If it was another's (a
+ * script's SET beside a GETSET), the intent's own effect would then be taken for that of a later one, equal to it, that
+ * was refused, and nobody would know that replay does both. */
+static bool is_effect_of(const struct seq *s, const struct op *op, const struct seq_effect *e, uint64_t hash)
 {
     struct argv intent = {buf_head(&op->request), op->request.len, op->args, op->arg_count};
 
     if (op->db != e->db_before || op->db != e->db_after)
         return false;
-    return is_verbatim(op, e, hash) || (op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single));
+    if (is_verbatim(op, e, hash))
+        return true;
+    return op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single) &&
+           !(RULE(s, REWRITTEN_ALONE) && may_be_touched(s, &op->keys));
 }
 
 /* An intent that left no effect that we know as its own. If a later one of the same key is found all the same, equal
@@ -59,7 +66,7 @@ static struct op *match(struct seq *s, const struct seq_effect *e)
         return NULL;
     hash = hash64(e->bytes, e->n, 0);
     for (struct op *op = s->cursor; op != NULL && looked < SEQ_MATCH_LOOKAHEAD_MAX; looked++) {
-        if (is_effect_of(op, e, hash)) {
+        if (is_effect_of(s, op, e, hash)) {
             for (; s->cursor != op; s->cursor = TAILQ_NEXT(s->cursor, in_core))
                 skip(s, s->cursor);
             s->cursor = TAILQ_NEXT(op, in_core);

@@ -15,13 +15,21 @@
 #include "proxy/seq_internal.h"
 
 #ifdef SEQ_CLAUSES
-const char *const seq_clauses[] = {"cut-at-marker",      "taint",
-                                   "wait-for-marker",    "captured-waits",
-                                   "reads-wait",         "reads-see-tap",
-                                   "no-effect-taints",   "taint-follows-data",
-                                   "refused-waits",      "equal-bytes",
-                                   "skipped-taints",     "units-whole",
-                                   "kill-before-marker", NULL};
+const char *const seq_clauses[] = {"cut-at-marker",
+                                   "taint",
+                                   "wait-for-marker",
+                                   "captured-waits",
+                                   "reads-wait",
+                                   "reads-see-tap",
+                                   "no-effect-taints",
+                                   "taint-follows-data",
+                                   "refused-waits",
+                                   "equal-bytes",
+                                   "skipped-taints",
+                                   "units-whole",
+                                   "kill-before-marker",
+                                   "rewritten-alone",
+                                   NULL};
 
 void seq_without(struct seq *s, const char *clause)
 {

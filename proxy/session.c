@@ -318,7 +318,18 @@ void session_relayed(struct worker *w, struct stream *stream, const char *from, 
     s->address = must_strdup(address);
     stream_hand_over(stream, &session_events, s);
     session_count_sync(s);
-    stream_write(stream, relay_ready, strlen(relay_ready));
+    s->ready_owed = true;
+    session_say_ready(s);
+}
+
+/* To the relay, once Valkey is open: until then its client's commands wait there, and not long. */
+void session_say_ready(struct session *s)
+{
+    if (!s->ready_owed ||
+        (!worker_open(s->worker) && loop_now_ms(s->worker->loop) < s->created_ms + READY_OWED_MS_MAX))
+        return;
+    s->ready_owed = false;
+    stream_write(s->stream, relay_ready, strlen(relay_ready));
 }
 
 void session_finish(struct session *s)
@@ -423,6 +434,7 @@ void session_tick(struct session *s, uint64_t now_ms)
     bool pubsub = s->channels + s->shard_channels > 0;
     const struct output_limit *limit = &c->output_limit[pubsub ? OUTPUT_PUBSUB : OUTPUT_NORMAL];
 
+    session_say_ready(s);
     if (s->soft_since_ms != 0 && now_ms - s->soft_since_ms > limit->soft_seconds * 1000u) {
         session_close(s, "output buffer soft limit overcome");
         return;

@@ -70,7 +70,9 @@ void session_refuse(struct session *s, const struct route_facts *f, enum route_w
         (void)snprintf(text, sizeof text, "NOPERM this channel is reserved for Holdfast");
         break;
     case WHY_TOO_LARGE:
-        (void)snprintf(text, sizeof text, "ERR the command is larger than an eighth of log-size-max");
+        (void)snprintf(text, sizeof text,
+                       "ERR the command is larger than the log takes: an eighth of log-size-max, "
+                       "and 64mb in a group");
         break;
     case WHY_SET_REPL:
         (void)snprintf(text, sizeof text,

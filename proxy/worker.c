@@ -128,11 +128,17 @@ static void end_sessions_beyond(struct worker *w, unsigned databases)
 
 static void open_valkey(struct worker *w, struct valkey_identity *identity)
 {
+    struct session *s;
+
     shut(w);
     w->identity = identity;
     end_sessions_beyond(w, identity->databases);
     take_commands(w, identity->commands, identity->commands_bytes);
     lanes_open(w->lanes);
+    TAILQ_FOREACH(s, &w->sessions, in_worker)
+    {
+        session_say_ready(s);
+    }
 }
 
 /* ---- messages ---- */
