@@ -73,7 +73,7 @@ $(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: $(OUT)/version
 # the product's doors (sim_log.c is a log in memory), so they come first, and only for a test that includes a sim_ header.
 # Their sequencer is one that can leave out a clause of the release rule (sequencer.h, seq_without).
 CLAUSES := $(patsubst %.c,$(OBJ)/clauses/%.o,$(wildcard proxy/seq*.c))
-$(OBJ)/tests/unit/sim_%.o $(OBJ)/tests/unit/test_sequencer.o: private ALLFLAGS += -DSEQ_CLAUSES
+$(OBJ)/tests/unit/sim_%.o $(OBJ)/tests/unit/test_sequencer.o $(OBJ)/tests/unit/test_sequencer_hand.o: private ALLFLAGS += -DSEQ_CLAUSES
 $(OBJ)/clauses/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
 	@mkdir -p $(@D)
 	$(CC) $(ALLFLAGS) -DSEQ_CLAUSES -MMD -MP -c -o $@ $<

@@ -22,10 +22,10 @@ static bool is_verbatim(const struct op *op, const struct seq_effect *e, uint64_
     return op->effect_hash == hash && op->request.len == e->n && memcmp(buf_head(&op->request), e->bytes, e->n) == 0;
 }
 
-/* In another form than its own only while nobody else may have written the key: its bytes say which intent an effect
- * is, and a REF takes that one out of what is pending. What is logged as RAW leaves it there. If it was another's (a
- * script's SET beside a GETSET), the intent's own effect would then be taken for that of a later one, equal to it, that
- * was refused, and nobody would know that replay does both. */
+/* In another form than its own only while nobody else may have written the key. A REF takes its intent out of what is
+ * pending; what is logged as RAW leaves it there. If that was another's effect (a script's SET beside a GETSET), the
+ * intent's own would then be taken for that of a later one, equal to it, that was refused: and nobody would know that
+ * replay does both. */
 static bool is_effect_of(const struct seq *s, const struct op *op, const struct seq_effect *e, uint64_t hash)
 {
     struct argv intent = {buf_head(&op->request), op->request.len, op->args, op->arg_count};

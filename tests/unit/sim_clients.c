@@ -36,6 +36,8 @@ static void make_replayable(struct sim *w, struct call *c)
         verb = PUSHLEN;
     else if (sim_chance(w, w->p_other))
         verb = OTHERPUSH;
+    else if (sim_chance(w, w->p_rewritten))
+        verb = GETPUSH;
     else if (sim_chance(w, w->p_typed))
         verb = sim_chance(w, 70) ? ZPUSH : GETPUSH;
     c->cmd[c->cmds++] = push(w, c, verb);

@@ -73,7 +73,9 @@ static void narrow(struct sim *w)
     w->p_anonymous = 85;
     w->p_other = 40;
     w->p_async = one_of(w, 0, 0, 20);
-    w->p_refused = w->p_past = w->p_lazy = w->p_foreign = 0;
+    w->p_past = w->p_lazy = w->p_foreign = 0;
+    w->p_refused = one_of(w, 0, 0, 25);
+    w->p_rewritten = one_of(w, 0, 0, 40);
     w->p_two_keys = w->keys > 1 ? 30 : 0;
     w->p_fault = 0;
     w->p_marker = 100;
@@ -155,6 +157,7 @@ static void reset(struct sim *w, uint64_t seed, enum sim_profile profile)
     w->p_marker = one_of(w, 20, 60, 100);
     w->p_typed = one_of(w, 0, 0, 30);
     w->p_wait = 3;
+    w->p_rewritten = 0;
     w->p_lose = one_of(w, 0, 0, 8);
     w->p_return = one_of(w, 5, 10, 40);
     w->p_follow = one_of(w, 0, 40, 80);

@@ -84,7 +84,7 @@ struct sim {
 
     /* what this schedule is made of, in percent */
     int keys, sessions, p_fault, p_async, p_anonymous, p_refused, p_past, p_lazy, p_two_keys, p_other, p_unit,
-        p_foreign, p_all, p_marker, p_slow_kill, p_typed;
+        p_foreign, p_all, p_marker, p_slow_kill, p_typed, p_rewritten;
     int p_toggle, p_wait, p_lose, p_return, p_follow; /* p_lose: in a thousand */
     int fault_from, fault_to;                         /* of the table in sim_sequencer.c */
 
