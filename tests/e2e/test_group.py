@@ -343,6 +343,46 @@ def test_majority_lost_async(rig, how):
         assert all(r.acknowledged > began - LAG_MAX_S for r in gone)
 
 
+@pytest.mark.parametrize("what", ["valkey", "tap"])
+def test_majority_lost_async_and_more(rig, what):
+    """The leader's Valkey dies too, or its tap is cut: what it had said by then is logged all the same when nobody else has led."""
+    g = rig.group(durability="async")
+    leader, followers = g.leader(), g.followers()
+    with leader.client() as c:
+        fill(c)
+    g.wait_equal()
+    for m in followers:
+        g.kill9_zone(m)
+    wait_until(lambda: leader.look()["role"] != "leader", 5, "the quorum is lost")
+    with leader.client() as c:
+        assert all(r == b"OK" for r in c.pipeline([("SET", f"late{n}", n) for n in range(100)]))
+        assert all(r == n + 1 for n, r in enumerate(c.pipeline([("INCR", "late")] * 100)))
+    answered = time.monotonic()
+    wait_until(lambda: time.monotonic() > answered + 0.5, 2, "the tap has read it")
+    if what == "valkey":
+        leader.valkey_process.kill9()
+    else:
+        with leader.valkey_client() as v:
+            v("CLIENT", "KILL", "TYPE", "replica")
+    cut = time.monotonic()
+    wait_until(lambda: time.monotonic() > cut + 0.3, 2, "the node has noticed")
+    g.restart(followers[0], wait=False)
+    wait_until(lambda: "Nobody else has led" in leader.text() or any(m.leads() for m in followers), 10, "somebody leads")
+    same = "Nobody else has led" in leader.text()
+    if what == "valkey":
+        leader.valkey_process.restart_empty()
+    g.restart(followers[1])
+    g.wait_serving()
+    g.wait_joined(leader)
+    g.wait_equal()
+    if not same:
+        print("another node was elected")
+        return
+    with g.leader().client() as c:
+        assert c("GET", "late") == b"100"
+        assert c("EXISTS", *(f"late{n}" for n in range(100))) == 100
+
+
 # ---- composition ----
 
 def test_witness(rig):
