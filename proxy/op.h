@@ -55,7 +55,8 @@ struct op {
     uint64_t came_us;
     uint64_t forwarded_us;
     uint8_t phase;         /* sequencer.c's enum */
-    bool referred;         /* its effect was seen and matched */
+    bool referred;         /* its effect was seen and matched ... */
+    bool rewritten;        /* ... in another form than its own, so that it is still pending in the log */
     bool skipped;          /* the effect of a later one was found: it seems to have left none */
     struct flight *flight; /* OP_CAPTURED: what is known of it while it may take effect (seq_keys.h) */
     bool ghost;            /* made by the sequencer, freed by it: nobody else sees it but to forward it */

@@ -24,7 +24,7 @@ enum clause {
     SKIPPED_TAINTS,
     UNITS_WHOLE,
     KILL_BEFORE_MARKER,
-    REWRITTEN_ALONE,
+    REWRITTEN_IN_TIME,
     CLAUSES
 };
 #define RULE(s, clause) ((s)->without != (int)(clause))

@@ -88,3 +88,11 @@ bool seq_is_clean(const struct seq *s, uint64_t *index)
     *index = s->durable;
     return true;
 }
+
+bool seq_is_idle(const struct seq *s)
+{
+    for (size_t i = 0; i < s->epoch_count; i++)
+        if (s->epochs[i].inflight > 0)
+            return false;
+    return s->figures.ops == 0;
+}

@@ -22,20 +22,13 @@ static bool is_verbatim(const struct op *op, const struct seq_effect *e, uint64_
     return op->effect_hash == hash && op->request.len == e->n && memcmp(buf_head(&op->request), e->bytes, e->n) == 0;
 }
 
-/* In another form than its own only while nobody else may have written the key. A REF takes its intent out of what is
- * pending; what is logged as RAW leaves it there. If that was another's effect (a script's SET beside a GETSET), the
- * intent's own would then be taken for that of a later one, equal to it, that was refused: and nobody would know that
- * replay does both. */
-static bool is_effect_of(const struct seq *s, const struct op *op, const struct seq_effect *e, uint64_t hash)
+static bool is_effect_of(const struct op *op, const struct seq_effect *e, uint64_t hash)
 {
     struct argv intent = {buf_head(&op->request), op->request.len, op->args, op->arg_count};
 
     if (op->db != e->db_before || op->db != e->db_after)
         return false;
-    if (is_verbatim(op, e, hash))
-        return true;
-    return op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single) &&
-           !(RULE(s, REWRITTEN_ALONE) && may_be_touched(s, &op->keys));
+    return is_verbatim(op, e, hash) || (op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single));
 }
 
 /* An intent that left no effect that we know as its own. If a later one of the same key is found all the same, equal
@@ -66,7 +59,7 @@ static struct op *match(struct seq *s, const struct seq_effect *e)
         return NULL;
     hash = hash64(e->bytes, e->n, 0);
     for (struct op *op = s->cursor; op != NULL && looked < SEQ_MATCH_LOOKAHEAD_MAX; looked++) {
-        if (is_effect_of(s, op, e, hash)) {
+        if (is_effect_of(op, e, hash)) {
             for (; s->cursor != op; s->cursor = TAILQ_NEXT(s->cursor, in_core))
                 skip(s, s->cursor);
             s->cursor = TAILQ_NEXT(op, in_core);
@@ -164,6 +157,7 @@ void seq_effect(struct seq *s, const struct seq_effect *e)
 
         dirty = dirty || (op->keys.count > 1 && taint_touches(s, &op->keys) && RULE(s, TAINT_FOLLOWS_DATA));
         op->referred = true;
+        op->rewritten = !is_verbatim(op, e, op->effect_hash);
         log_effect_of(s, op, e);
         if (dirty)
             taint_keys(s, &op->keys);

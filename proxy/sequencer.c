@@ -28,7 +28,7 @@ const char *const seq_clauses[] = {"cut-at-marker",
                                    "skipped-taints",
                                    "units-whole",
                                    "kill-before-marker",
-                                   "rewritten-alone",
+                                   "rewritten-in-time",
                                    NULL};
 
 void seq_without(struct seq *s, const char *clause)
@@ -207,7 +207,7 @@ void seq_hold(struct seq *s, struct op *op, uint64_t need)
 static void enter(struct seq *s, struct op *op)
 {
     op->marker = op->need = op->seq = op->log_index = op->came_us = 0;
-    op->referred = op->skipped = op->orphan = op->ghost = false;
+    op->referred = op->rewritten = op->skipped = op->orphan = op->ghost = false;
     op->flight = NULL;
     op->phase = PHASE_NEW;
     s->figures.ops++;

@@ -402,7 +402,7 @@ static void test_rewritten_beside_its_equal(void **state)
     commit(t);
     assert_true(t->released[1] && t->released[2] && t->released[3]);
     stage_close(t);
-    t = stage_open("rewritten-alone");
+    t = stage_open("rewritten-in-time");
     rewritten(t);
     assert_true(t->released[3]);
     stage_close(t);
