@@ -19,7 +19,6 @@
 #include "proxy/resp.h"
 
 enum {
-    HOLD_MS_MAX = 60,   /* of a planned hand-over: what is under way may end */
     AWAY_MS = 3000,     /* for handing over because our Valkey is gone, or because we have none */
     PROVE_MS_MAX = 500, /* a former leader's Valkey has to show that it may be fed on */
     GONE_MS = 100,      /* our Valkey has not answered for so long ... */
@@ -58,7 +57,7 @@ bool core_group_settings(struct core *c, struct log_settings *s, struct members 
 
 /* ---- the log's roles ---- */
 
-static void set_part(struct core *c, enum gate_part part)
+void core_set_part(struct core *c, enum gate_part part)
 {
     atomic_store(&c->set.gate->part, part);
 }
@@ -158,7 +157,7 @@ static void on_lead(void *arg, bool same, uint64_t open_index)
     c->lost = false;
     c->leads = true;
     c->was_attached = c->attached || (same && c->kept);
-    set_part(c, PART_LEADS);
+    core_set_part(c, PART_LEADS);
     if (same && c->kept) {
         core_log_moved(c, c->lost_index, open_index);
         diag_log(c->diag, DIAG_NOTICE, "Nobody else has led: nothing was lost, what has gathered is logged now");
@@ -186,7 +185,7 @@ static void on_lost(void *arg, const char *why)
         c->leading = c->may_begin = false;
         node_play(c->node, NODE_UNDECIDED);
         (void)log_abandon(c->log);
-        set_part(c, PART_NONE);
+        core_set_part(c, PART_NONE);
         return;
     }
     core_facts(c);
@@ -248,7 +247,7 @@ static void on_follow(void *arg, const char *leader)
     struct core *c = arg;
     bool led = c->leads, proving = c->proving_until_ms != 0;
 
-    set_part(c, leader[0] != '\0' ? PART_FOLLOWS : PART_NONE);
+    core_set_part(c, leader[0] != '\0' ? PART_FOLLOWS : PART_NONE);
     if (led) {
         proving = prove_first(c);
         step_down(c);
@@ -294,99 +293,6 @@ void core_group_events(struct log_events *e)
     e->lost = on_lost;
     e->follow = on_follow;
     e->relayed = on_relayed;
-}
-
-/* ---- a planned hand-over ---- */
-
-static void hand_end(struct core *c, bool ok, const char *why)
-{
-    struct hand_over h = c->hand_over;
-
-    c->hand_over = (struct hand_over){0};
-    if (!ok && c->leads)
-        set_part(c, PART_LEADS);
-    if (h.done != NULL)
-        h.done(h.arg, ok, why);
-}
-
-static void on_moved(void *arg, bool ok, const char *why)
-{
-    struct core *c = arg;
-
-    if (c->hand_over.phase == HAND_MOVING)
-        hand_end(c, ok, why);
-}
-
-static void move(struct core *c)
-{
-    struct hand_over *h = &c->hand_over;
-    uint64_t now = loop_now_ms(c->loop);
-
-    h->phase = HAND_MOVING;
-    log_transfer(c->log, h->to[0] ? h->to : NULL, h->deadline_ms > now ? h->deadline_ms - now : 0, on_moved, c);
-}
-
-static void on_proven(void *arg, bool proven)
-{
-    struct core *c = arg;
-
-    if (c->hand_over.phase != HAND_PROVING)
-        return;
-    if (!proven)
-        diag_log(c->diag, DIAG_NOTICE, "Our Valkey's state cannot be proven: it will be fed anew");
-    move(c);
-}
-
-static void hand_turn(struct core *c)
-{
-    struct hand_over *h = &c->hand_over;
-    uint64_t now = loop_now_ms(c->loop);
-    bool idle = seq_figures(c->seq).ops == 0 && log_pending_bytes(c->log) == 0 && seq_oldest_us(c->seq) == 0;
-
-    if (h->phase != HAND_NONE && h->phase != HAND_MOVING && (!c->leads || c->lost)) {
-        hand_end(c, false, "leadership was lost meanwhile");
-        return;
-    }
-    if (h->phase == HAND_PROVING && (!c->attached || now >= h->hold_until_ms + HOLD_MS_MAX)) {
-        move(c);
-        return;
-    }
-    if (h->phase != HAND_HOLDING)
-        return;
-    if (!idle && now < h->hold_until_ms) { /* no waiting for company now */
-        log_hurry(c->log);
-        seq_tick(c->seq, loop_now_us(c->loop) + SEQ_EPOCH_MS * 1000u);
-        return;
-    }
-    h->phase = HAND_PROVING;
-    if (idle && c->attached)
-        node_prove(c->node, on_proven, c);
-    else
-        move(c);
-}
-
-void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg)
-{
-    struct hand_over *h = &c->hand_over;
-    const char *why = "";
-
-    if (log_alone(c->log) || !c->leads || h->phase != HAND_NONE) {
-        done(arg, false,
-             log_alone(c->log) ? "this node is alone"
-             : c->leads        ? "a hand-over is under way"
-                               : "this node does not lead");
-        return;
-    }
-    if (!log_may_transfer(c->log, to, &why)) { /* nobody is held up for nothing */
-        done(arg, false, why);
-        return;
-    }
-    *h = (struct hand_over){.phase = HAND_HOLDING, .done = done, .arg = arg};
-    (void)snprintf(h->to, sizeof h->to, "%s", to != NULL ? to : "");
-    h->deadline_ms = loop_now_ms(c->loop) + timeout_ms;
-    h->hold_until_ms = loop_now_ms(c->loop) + HOLD_MS_MAX;
-    diag_log(c->diag, DIAG_NOTICE, "Handing leadership over%s%s", h->to[0] ? " to " : "", h->to);
-    set_part(c, PART_HANDS_OVER);
 }
 
 /* ---- leaving because we cannot serve ---- */
@@ -445,7 +351,7 @@ void core_group_turn(struct core *c)
     if (log_alone(c->log))
         return;
     core_answers_turn(c);
-    hand_turn(c);
+    core_hand_turn(c);
 }
 
 /* The leader's Valkey does not fork while another one can: its snapshots come from there. */

@@ -72,7 +72,7 @@ struct core {
     uint64_t lost_index, complained_ms, away_again_ms, detached_ms, snapshots_ms, proving_until_ms;
     struct op_list lease_waiting, zone_waiting;
     struct hand_over {
-        enum { HAND_NONE, HAND_HOLDING, HAND_PROVING, HAND_MOVING } phase;
+        enum { HAND_NONE, HAND_LOOKING, HAND_HOLDING, HAND_PROVING, HAND_MOVING } phase;
         char to[MEMBER_NAME_BYTES_MAX];
         uint64_t hold_until_ms, deadline_ms;
         core_done *done;
@@ -118,6 +118,10 @@ void core_group_events(struct log_events *e);
 bool core_group_settings(struct core *c, struct log_settings *s, struct members *m, char *why, size_t why_size);
 void core_group_turn(struct core *c);
 void core_group_tick(struct core *c);
+void core_set_part(struct core *c, enum gate_part part);
+
+/* core_hand.c */
+void core_hand_turn(struct core *c);
 void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg);
 void core_fail(struct core *c, struct op *op); /* core.c */
 

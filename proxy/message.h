@@ -97,6 +97,7 @@ enum gate_part {
 struct gate {
     _Atomic int state;            /* enum gate_state */
     _Atomic int part;             /* enum gate_part */
+    _Atomic int unanswered;       /* while part is HANDS_OVER: commands that sessions have begun; told by the worker */
     _Atomic int refusal;          /* enum gate_refusal */
     _Atomic int mode;             /* enum durability, server-wide */
     _Atomic int tracking;         /* some session is sync: async writes must name their keys */

@@ -87,6 +87,7 @@ void seq_void(struct seq *s);
 /* Everything seen in the stream is in the log and committed, nothing is under way: the log up to entry *index says
  * all that Valkey has done. */
 bool seq_is_clean(const struct seq *s, uint64_t *index);
+bool seq_is_idle(const struct seq *s); /* no op, and no async write unanswered */
 uint64_t seq_answered(const struct seq *s); /* async writes answered and not durable: lost if the log is */
 
 /* ---- writes ---- */

@@ -10,6 +10,7 @@
  *   TO_WORKER_RELEASE   the reply may go, or the op of a gone client is freed */
 #include "proxy/worker.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -236,6 +237,21 @@ static void follow_part(struct worker *w)
     }
 }
 
+/* Before a hand-over the core wants to know when nothing is under way any more. */
+static void tell_unanswered(struct worker *w)
+{
+    struct session *s;
+    size_t n = 0;
+
+    if (atomic_load_explicit(&w->set.gate->part, memory_order_relaxed) != PART_HANDS_OVER)
+        return;
+    TAILQ_FOREACH(s, &w->sessions, in_worker)
+    {
+        n += s->reader ? 0 : s->op_count;
+    }
+    atomic_store(&w->set.gate->unanswered, n < INT_MAX ? (int)n : INT_MAX);
+}
+
 static bool on_turn(void *arg)
 {
     struct worker *w = arg;
@@ -257,6 +273,7 @@ static bool on_turn(void *arg)
         worked = true;
     }
     worked = relays_run(w) || worked;
+    tell_unanswered(w);
     return worked || w->set.to_core->count > 0;
 }
 
