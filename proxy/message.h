@@ -95,13 +95,13 @@ enum gate_part {
     PART_FOLLOWS     /* another node leads: clients are relayed to it; OPEN: our Valkey is warm, reader-port serves */
 };
 struct gate {
-    _Atomic int state;            /* enum gate_state */
-    _Atomic int part;             /* enum gate_part */
-    _Atomic int unanswered;       /* while part is HANDS_OVER: commands that sessions have begun; told by the worker */
-    _Atomic int refusal;          /* enum gate_refusal */
-    _Atomic int mode;             /* enum durability, server-wide */
-    _Atomic int tracking;         /* some session is sync: async writes must name their keys */
-    _Atomic uint64_t epoch;       /* the open epoch of async writes */
+    _Atomic int state;      /* enum gate_state */
+    _Atomic int part;       /* enum gate_part */
+    _Atomic int unanswered; /* while part is HANDS_OVER: commands that sessions have begun; told by the worker */
+    _Atomic int refusal;    /* enum gate_refusal */
+    _Atomic int mode;       /* enum durability, server-wide */
+    _Atomic int tracking;   /* some session is sync: async writes must name their keys */
+    _Atomic uint64_t epoch; /* the open epoch of async writes */
     _Atomic int progress_percent; /* of a rebuild, for -LOADING */
 };
 

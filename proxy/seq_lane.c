@@ -276,11 +276,11 @@ static void resolve(struct seq *s, uint64_t resolves)
     }
 }
 
-/* What runs after this marker has had no effect before it. Where a rewritten one was seen all the same, it was another's
- * (a script's SET beside a GETSET, or that of an equal write before it), and the OUTCOME that has it ends here, without
- * the intent. The intent's own effect may then be taken for that of a later one, equal to it, that was refused, and
- * replay would do both. So it has left none that we know. A REF, wherever it stands, takes its intent out of what is
- * pending: their number is right. */
+/* What runs after this marker has had no effect before it. Where a rewritten one was seen all the same, it was
+ * another's (a script's SET beside a GETSET, or that of an equal write before it), and the OUTCOME that has it ends
+ * here, without the intent. The intent's own effect may then be taken for that of a later one, equal to it, that was
+ * refused, and replay would do both. So it has left none that we know. A REF, wherever it stands, takes its intent
+ * out of what is pending: their number is right. */
 static void forget_early(struct seq *s)
 {
     for (struct op *op = TAILQ_FIRST(&s->unresolved); op != s->cursor; op = TAILQ_NEXT(op, in_core))

@@ -171,7 +171,7 @@ struct session {
     struct session_setup *setup;
     const char *doom;           /* why it is to be closed at the next run; NULL = not */
     const struct command *last; /* for CLIENT LIST; forgotten when the table changes */
-    bool ready_owed; /* a relay's link that has not been told that it may speak */
+    bool ready_owed;            /* a relay's link that has not been told that it may speak */
     uint64_t created_ms, active_ms;
     uint64_t soft_since_ms; /* output above the soft limit since then */
     uint64_t in_bytes, out_bytes, commands;
@@ -184,7 +184,9 @@ void session_adopt(struct worker *w, struct stream *stream, bool unix_socket, st
                    struct resp_parser **parser, struct buf *stash, bool eof);
 /* For a client of another node. Takes the stream. */
 void session_relayed(struct worker *w, struct stream *stream, const char *from, const char *address);
-enum { READY_OWED_MS_MAX = 500 }; /* a relay waits so long for Valkey to be open here; then its clients hear LOADING */
+enum {
+    READY_OWED_MS_MAX = 500
+}; /* a relay waits so long for Valkey to be open here; then its clients hear LOADING */
 void session_say_ready(struct session *s);
 void session_close(struct session *s, const char *why);
 void session_finish(struct session *s); /* closes when all that was asked has been answered */
