@@ -166,7 +166,7 @@ struct change {
     enum step step;
     char name[MEMBER_NAME_BYTES_MAX];
     struct member newcomer;
-    uint64_t old_id, deadline_ms, meet_until_ms, term;
+    uint64_t match, old_id, deadline_ms, meet_until_ms, term;
     bool proposed; /* this step's configuration is on its way */
     char words[160];
     void (*done)(void *arg, bool ok, const char *why);
@@ -222,6 +222,22 @@ static struct members wanted(struct log *l, const struct change *c)
     return m;
 }
 
+/* A configuration counts from when it is appended: one whose majority is away ends the service. */
+static bool quorum_is_there(struct log *l, const struct members *m)
+{
+    uint64_t now = clock_mono_ms();
+    size_t there = 0;
+
+    for (size_t i = 0; i < m->count; i++) {
+        const struct known *k = known_by_id(l, m->at[i].id);
+
+        if (m->at[i].role == MEMBER_VOTER &&
+            (m->at[i].id == l->self.id || (k != NULL && k->up && now <= k->heard_ms + LOG_STATE_OLD_MS)))
+            there++;
+    }
+    return there >= members_quorum(m);
+}
+
 /* True once the step's configuration is committed. */
 static bool propose(struct log *l)
 {
@@ -241,6 +257,10 @@ static bool propose(struct log *l)
     m = wanted(l, c);
     if (!members_safe(&m, why, sizeof why) && !l->set.allow_single_az && c->step != STEP_STANDBY) {
         change_end(l, false, why);
+        return false;
+    }
+    if (c->step != STEP_STANDBY && !quorum_is_there(l, &m)) {
+        change_end(l, false, "too few of the voters that would be left can be reached: they could commit nothing");
         return false;
     }
     switch (consensus_change(l->raft, &m)) {
@@ -278,6 +298,18 @@ static void meet(struct log *l)
     }
 }
 
+static void catch_up(struct log *l)
+{
+    struct change *c = l->change;
+    uint64_t match = consensus_match(l->raft, c->newcomer.id);
+
+    if (match > c->match) /* as long as it moves there is time */
+        c->deadline_ms = clock_mono_ms() + CHANGE_MS_MAX;
+    c->match = match;
+    if (match + CATCH_UP_ENTRIES >= consensus_last(l->raft))
+        go_to(c, STEP_VOTER, "becomes a voter");
+}
+
 static void change_step(struct log *l)
 {
     struct change *c = l->change;
@@ -291,8 +323,7 @@ static void change_step(struct log *l)
             go_to(c, STEP_CATCH_UP, "gets the log");
         break;
     case STEP_CATCH_UP:
-        if (consensus_match(l->raft, c->newcomer.id) + CATCH_UP_ENTRIES >= consensus_last(l->raft))
-            go_to(c, STEP_VOTER, "becomes a voter");
+        catch_up(l);
         break;
     case STEP_VOTER:
         if (propose(l))
@@ -333,6 +364,11 @@ static const char *prepare(struct log *l, struct change *c)
     struct members m = *consensus_members(l->raft);
     struct member *member = members_by_name(&m, c->name);
 
+    if (c->what != LOG_REMOVE && member != NULL && member->role == MEMBER_STANDBY) { /* begun by an earlier leader */
+        c->newcomer = *member;
+        go_to(c, STEP_CATCH_UP, "gets the log");
+        return NULL;
+    }
     if (c->what == LOG_ADD && member != NULL)
         return "there is a member of that name: remove or replace it";
     if (c->what != LOG_ADD && member == NULL)

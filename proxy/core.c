@@ -160,10 +160,12 @@ static void set_mode(struct core *c, enum durability mode)
 {
     uint8_t byte = (uint8_t)mode;
 
+    if (!c->leads) /* by the reader-port of a follower: it is the leader's to say */
+        return;
     diag_log(c->diag, DIAG_NOTICE, "Durability mode: %s", durability_name(mode));
     atomic_store(&c->set.gate->mode, (int)mode);
     frame_control(log_batch(c->log), CONTROL_MODE, &byte, 1);
-    log_touch(c->log, false);
+    log_touch(c->log, true);
 }
 
 static void set_tracking(struct core *c)

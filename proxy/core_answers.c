@@ -63,6 +63,17 @@ static void zones_turn(struct core *c)
     }
 }
 
+/* Another leadership's lease proves nothing for what was read before it. */
+void core_answers_void(struct core *c)
+{
+    struct op *op;
+
+    while ((op = TAILQ_FIRST(&c->lease_waiting)) != NULL) {
+        TAILQ_REMOVE(&c->lease_waiting, op, in_core);
+        core_fail(c, op);
+    }
+}
+
 void core_answers_turn(struct core *c)
 {
     lease_turn(c);

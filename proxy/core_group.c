@@ -148,6 +148,8 @@ static void on_lead(void *arg, bool same, uint64_t open_index)
 
     c->elections++;
     c->proving_until_ms = 0;
+    if (!same)
+        core_answers_void(c);
     if (!same &&
         c->attached) { /* another one's hand was on the log; or it led shortly, and our Valkey is being proven */
         if (c->leads)

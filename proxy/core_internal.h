@@ -49,7 +49,8 @@ struct core {
     bool lane_wanted; /* the sequencer said SEQ_REOPEN */
     struct loop_timer *lane_timer, *marker_timer, *tick;
     char marker_channel[64];
-    bool marker_paused; /* one was refused: wait for marker_timer */
+    uint64_t marker_term; /* of the attachment: a detached leader's campaigns do not change it */
+    bool marker_paused;   /* one was refused: wait for marker_timer */
 
     uint64_t *ack_index, *ack_offset; /* ring: OUTCOMEs not yet committed and the stream offsets they end at */
     size_t ack_head, ack_count, ack_cap;
@@ -109,6 +110,7 @@ void lane_on_marker_retry(void *arg);
 bool core_in_zones(struct core *c, struct op *op); /* WAIT's half, durable; true: in as many zones as it asks for */
 bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
 void core_answers_turn(struct core *c);
+void core_answers_void(struct core *c);
 
 /* core_admin.c */
 void core_admin_end(struct core *c); /* after log_close(): what has not been answered is now */

@@ -186,7 +186,7 @@ void lane_markers(struct core *c)
     number = seq_marker_sent(c->seq, loop_now_us(c->loop), &resolves);
     atomic_store(&c->set.gate->epoch, seq_epoch(c->seq));
     len[1] = strlen(c->marker_channel);
-    len[2] = (size_t)snprintf(payload, sizeof payload, "%" PRIu64 " %" PRIu64 " %" PRIu64, log_term(c->log), number,
+    len[2] = (size_t)snprintf(payload, sizeof payload, "%" PRIu64 " %" PRIu64 " %" PRIu64, c->marker_term, number,
                               resolves);
     argv_encode(&command, 3, arg, len);
     CHECK(!command.failed);

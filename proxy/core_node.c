@@ -27,6 +27,17 @@ static void take_commands(struct core *c, const char *reply, size_t n)
     c->commands = t;
 }
 
+/* CONFIG SET holds for the group, whoever leads; the settings say what is so, or the next CONFIG SET of anything
+ * would change it back. */
+static void take_mode(struct core *c, enum durability mode)
+{
+    if (c->config->durability != mode)
+        diag_log(c->diag, DIAG_NOTICE, "Durability mode: %s, as the group was told; this node's settings say %s",
+                 durability_name(mode), durability_name(c->config->durability));
+    c->config->durability = mode;
+    atomic_store(&c->set.gate->mode, (int)mode);
+}
+
 static void on_attached(void *arg, struct valkey_identity *identity, const struct replay_facts *facts, bool bridged)
 {
     struct core *c = arg;
@@ -35,9 +46,10 @@ static void on_attached(void *arg, struct valkey_identity *identity, const struc
     c->identity = identity;
     take_commands(c, identity->commands, identity->commands_bytes);
     c->attached = c->was_attached = true;
-    if (!log_alone(c->log) && facts->mode >= 0) /* CONFIG SET holds for the group, whoever leads */
-        atomic_store(&c->set.gate->mode, facts->mode);
+    if (!log_alone(c->log) && facts->mode >= 0)
+        take_mode(c, (enum durability)facts->mode);
     c->marker_channel[0] = '\0'; /* a new nonce for each attachment */
+    c->marker_term = log_term(c->log);
     c->marker_paused = c->unheard = false;
     c->durable_offset = facts->offset;
     core_facts(c);
@@ -152,7 +164,7 @@ static void on_message(void *arg, const char *channel, size_t channel_n, const c
         memcpy(text, payload, payload_n);
         text[payload_n] = '\0';
         if (sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNu64 "%c", &term, &number, &resolves, &rest) == 3 &&
-            term == log_term(c->log)) {
+            term == c->marker_term) {
             core_facts(c);
             seq_stream_db(c->seq, e->db_after);
             seen = seq_marker_seen(c->seq, number, resolves, e->end_offset);

@@ -135,6 +135,7 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
 {
     struct holdfast *h = arg;
     struct buf notes = {0};
+    enum durability durability;
 
     (void)what;
     if (number != SIGHUP) {
@@ -142,7 +143,11 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
         return;
     }
     diag_log(&h->diag, DIAG_NOTICE, "Received SIGHUP, loading the settings again");
+    durability = h->config.durability;
     if (config_reload(&h->config, &notes)) {
+        if (h->config.member_count >
+            0) /* a group's mode is what CONFIG SET made it: one node's file does not change it */
+            h->config.durability = durability;
         h->diag.level = h->config.loglevel;
         (void)snprintf(h->diag.file, sizeof h->diag.file, "%s", h->config.logfile);
         core_reconfigure(h->core);

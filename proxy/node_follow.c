@@ -219,6 +219,9 @@ static void on_began(void *arg, bool partial)
         n->figures.feeds_partial++;
     else
         n->figures.feeds_full++;
+    if (n->figures.feeds_full == 1 && !partial && n->figures.valkey_keys > 0 && n->figures.valkey_keys != UINT64_MAX)
+        diag_log(n->diag, DIAG_WARNING, "The %llu keys of Valkey at %s are replaced by the group's data",
+                 (unsigned long long)n->figures.valkey_keys, node_address(n));
     n->figures.fed_index = 0;
     n->figures.rebuild_progress = partial ? 1 : 0;
     n->follow.synced = true;

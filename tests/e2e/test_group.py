@@ -6,6 +6,7 @@ design section 10). test_group_faults.py has the long runs under load.
 import os
 import random
 import shutil
+import signal
 import statistics
 import time
 
@@ -732,3 +733,36 @@ def _acknowledges(member, *command):
         return member.client()(*command) == b"OK"
     except (RespError, Closed, OSError):
         return False
+
+
+def test_the_mode_holds_for_the_group(rig):
+    """CONFIG SET durability is in the log: neither a failover, nor another CONFIG SET, nor SIGHUP falls back to the files' mode."""
+    g = rig.group(durability="async")
+    assert g.leader().client()("CONFIG", "SET", "durability", "sync") == b"OK"
+    assert g.leader().client()("SET", "k", 1) == b"OK"
+    old = g.leader()
+    assert g.transfer()[0] == 200
+    new = g.leader(besides=[old])
+    wait_until(lambda: _acknowledges(new, "SET", "k", 2), 10, "the new leader serves")
+
+    def mode():
+        c = new.client()
+        return info_fields(c("INFO", "durability"))["holdfast_mode"], dict(zip(*[iter(c("CONFIG", "GET", "durability"))] * 2))
+
+    assert mode() == ("sync", {b"durability": b"sync"})
+    assert new.client()("CONFIG", "SET", "loglevel", "verbose") == b"OK"
+    new.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "loading the settings again" in new.text(), 5, "SIGHUP is taken")
+    assert new.client()("SET", "k", 3) == b"OK"
+    assert mode() == ("sync", {b"durability": b"sync"})
+
+
+def test_a_removal_that_would_end_the_quorum_is_refused(rig):
+    g = rig.group()
+    leader, (b, c) = g.leader(), g.followers()
+    c.kill9()
+    wait_until(lambda: not [m for m in leader.status()["members"] if m["name"] == c.name][0]["connected"], 10, "c is missed")
+    assert g.change("remove", b.name) is not True
+    assert leader.client()("SET", "k", 1) == b"OK"
+    assert g.change("remove", c.name) is True
+    assert leader.client()("SET", "k", 2) == b"OK"
