@@ -341,7 +341,7 @@ def test_majority_lost_async(rig, how):
         with g.leader().client() as c:
             there = {e.decode() for e in c("LRANGE", writer.key, 0, -1)}
         gone = [r for r in writer.acknowledged() if r.id not in there]
-        assert all(r.acknowledged > began - LAG_MAX_S for r in gone)
+        assert all(r.acknowledged > began - 0.5 for r in gone), "the log had kept up: what was durable then is there"
 
 
 @pytest.mark.parametrize("what", ["valkey", "tap"])
