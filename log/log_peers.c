@@ -147,6 +147,8 @@ static void on_message(void *arg, const struct peer_message *m, struct record **
 
     if (k == NULL)
         return;
+    if (l->role == LOG_LOST && clock_mono_ms() > k->heard_ms + l->set.election_ms)
+        consensus_campaign_first(l->raft, true); /* it was paused, and its link never broke: as when a link comes up */
     k->heard_ms = clock_mono_ms();
     note_clock(l, k, m->wall_ms);
     if (m->kind == PEER_STATE) {
