@@ -148,7 +148,7 @@ static void on_message(void *arg, const struct peer_message *m, struct record **
     if (k == NULL)
         return;
     if (l->role == LOG_LOST && clock_mono_ms() > k->heard_ms + l->set.election_ms)
-        consensus_campaign_first(l->raft, true); /* it was paused, and its link never broke: as when a link comes up */
+        consensus_campaign_first(l->raft, true); /* it was paused, its link never broke: as when one comes up */
     k->heard_ms = clock_mono_ms();
     note_clock(l, k, m->wall_ms);
     if (m->kind == PEER_STATE) {
