@@ -320,6 +320,23 @@ size_t world_said(struct world *w, const char *text)
     return n;
 }
 
+struct wanted {
+    const char *text;
+    size_t lines;
+};
+
+static bool is_said(struct world *w, void *arg)
+{
+    const struct wanted *s = arg;
+
+    return world_said(w, s->text) >= s->lines;
+}
+
+bool world_says(struct world *w, const char *text, size_t lines)
+{
+    return world_run(w, is_said, &(struct wanted){text, lines});
+}
+
 void world_records(struct world *w, size_t count, size_t bytes_max)
 {
     struct hash128 running = {0, 0};
@@ -365,12 +382,37 @@ void send_append(struct node *from, struct node *to, uint64_t prev, uint32_t cou
 bool a_to_b(struct world *w, void *arg)
 {
     (void)arg;
-    return peers_up(w->nodes[0].peers, w->nodes[1].self.id);
+    return peers_up(A->peers, B->self.id);
+}
+
+bool a_lost_b(struct world *w, void *arg)
+{
+    (void)arg;
+    return A->downs >= 1;
 }
 
 bool has_marks(struct world *w, void *arg)
 {
-    return w->nodes[1].marks >= *(size_t *)arg;
+    return B->marks >= *(size_t *)arg;
+}
+
+static bool all_up(struct world *w, void *arg)
+{
+    for (size_t i = 0; i < 3; i++)
+        for (size_t j = 0; j < 3; j++)
+            if (i != j && !peers_up(w->nodes[i].peers, w->nodes[j].self.id))
+                return false;
+    (void)arg;
+    return true;
+}
+
+bool world_three(struct world *w)
+{
+    for (size_t i = 0; i < 3; i++)
+        peer_node_start(&w->nodes[i]);
+    for (size_t i = 0; i < 3; i++)
+        node_knows(&w->nodes[i], 3, A, B, C);
+    return world_run(w, all_up, NULL);
 }
 
 /* ---- raw connections ---- */

@@ -13,6 +13,11 @@
 struct loop;
 struct world;
 
+/* By these names, where a test's world is called w. */
+#define A (&w->nodes[0])
+#define B (&w->nodes[1])
+#define C (&w->nodes[2])
+
 enum { WORLD_NODES_MAX = 4, WORLD_RECORDS_MAX = 3000, WORLD_WAIT_MS_MAX = 30000 };
 
 struct node {
@@ -57,14 +62,17 @@ void world_pass(struct world *w, uint64_t ms);
 void node_make(struct world *w, size_t i);
 void peer_node_start(struct node *n);
 void peer_node_stop(struct node *n);
-void node_knows(struct node *n, size_t count, ...);   /* peers_set() with these nodes (struct node *) */
-size_t world_said(struct world *w, const char *text); /* lines of the log that hold it */
+void node_knows(struct node *n, size_t count, ...);               /* peers_set() with these nodes (struct node *) */
+size_t world_said(struct world *w, const char *text);             /* lines of the log that hold it */
+bool world_says(struct world *w, const char *text, size_t lines); /* runs until there are so many; false: never */
 void world_records(struct world *w, size_t count, size_t bytes_max);
 uint64_t world_random(struct world *w, uint64_t below);
 
 void send_mark(struct node *from, struct node *to, uint64_t mark); /* a small message; marks must arrive in order */
 void send_append(struct node *from, struct node *to, uint64_t prev, uint32_t count);
+bool world_three(struct world *w);          /* a, b and c started, all six links up */
 bool a_to_b(struct world *w, void *arg);    /* the link is up */
+bool a_lost_b(struct world *w, void *arg);  /* a link of a's that was up is up no more: b's, where no other can be */
 bool has_marks(struct world *w, void *arg); /* b has so many (size_t *) */
 
 /* A connection of the test's own, which speaks bytes. */

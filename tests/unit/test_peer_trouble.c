@@ -16,29 +16,6 @@
 #include "tests/unit/peer_world.h"
 #include "tests/unit/tls_files.h"
 
-#define A (&w->nodes[0])
-#define B (&w->nodes[1])
-#define C (&w->nodes[2])
-
-static bool all_up(struct world *w, void *arg)
-{
-    for (size_t i = 0; i < 3; i++)
-        for (size_t j = 0; j < 3; j++)
-            if (i != j && !peers_up(w->nodes[i].peers, w->nodes[j].self.id))
-                return false;
-    (void)arg;
-    return true;
-}
-
-static void three(struct world *w)
-{
-    for (size_t i = 0; i < 3; i++)
-        peer_node_start(&w->nodes[i]);
-    for (size_t i = 0; i < 3; i++)
-        node_knows(&w->nodes[i], 3, A, B, C);
-    assert_true(world_run(w, all_up, NULL));
-}
-
 /* Says these bytes to b, after a HELLO or not, and is closed for it; and the log says why. */
 static void closed_for(struct world *w, bool greet, struct buf *bytes, const char *why)
 {
@@ -49,7 +26,7 @@ static void closed_for(struct world *w, bool greet, struct buf *bytes, const cha
         hello_of(stream_out(r.stream), A, PEER_LINK, PEER_VERSION);
     stream_write(r.stream, buf_head(bytes), bytes->len);
     assert_true(world_run(w, raw_is_closed, &r));
-    if (world_said(w, why) == 0)
+    if (!world_says(w, why, 1))
         fail_msg("nothing said of: %s", why);
     raw_close(&r);
     buf_clear(bytes);
@@ -150,33 +127,48 @@ static void test_random(void **state)
     world_close(w);
 }
 
+enum { STRANGERS = 400, STRANGERS_KEPT = 256 };
+
+static bool strangers_are_closed(struct world *w, void *arg)
+{
+    const struct raw *silent = arg;
+    size_t closed = 0;
+
+    (void)w;
+    for (size_t i = 0; i < STRANGERS; i++)
+        closed += silent[i].closed;
+    return closed >= STRANGERS - STRANGERS_KEPT;
+}
+
 /* Silent connections do not keep a member out, and are ended. */
 static void test_silent_strangers(void **state)
 {
-    enum { COUNT = 400 };
     struct world world, *w = &world;
-    struct raw *silent = calloc(COUNT, sizeof *silent);
-    size_t closed = 0, marks = 1;
+    struct raw *silent = calloc(STRANGERS, sizeof *silent);
+    size_t marks = 1;
 
     (void)state;
     world_open(w, false);
     peer_node_start(B);
-    for (size_t i = 0; i < COUNT; i++)
+    for (size_t i = 0; i < STRANGERS; i++)
         raw_open(w, &silent[i], B);
-    world_pass(w, 1000);
-    for (size_t i = 0; i < COUNT; i++)
-        closed += silent[i].closed;
-    assert_in_range(closed, COUNT - 256, COUNT);
+    assert_true(world_run(w, strangers_are_closed, silent));
     peer_node_start(A);
     node_knows(A, 2, A, B);
     assert_true(world_run(w, a_to_b, NULL));
     send_mark(A, B, 0);
     assert_true(world_run(w, has_marks, &marks));
-    assert_true(world_run(w, raw_is_closed, &silent[COUNT - 1]));
-    for (size_t i = 0; i < COUNT; i++)
+    assert_true(world_run(w, raw_is_closed, &silent[STRANGERS - 1]));
+    for (size_t i = 0; i < STRANGERS; i++)
         raw_close(&silent[i]);
     free(silent);
     world_close(w);
+}
+
+static bool b_met_one(struct world *w, void *arg)
+{
+    (void)arg;
+    return B->met == 1;
 }
 
 /* A member that dials again takes the place of its older connection: what that still holds is out of date. */
@@ -191,7 +183,7 @@ static void test_replaced(void **state)
     peer_node_start(B);
     raw_open(w, &old, B);
     hello_of(stream_out(old.stream), A, PEER_LINK, PEER_VERSION);
-    world_pass(w, 20);
+    assert_true(world_run(w, b_met_one, NULL));
     raw_open(w, &new, B);
     hello_of(stream_out(new.stream), A, PEER_LINK, PEER_VERSION);
     assert_true(world_run(w, raw_is_closed, &old));
@@ -204,12 +196,6 @@ static void test_replaced(void **state)
 }
 
 /* ---- one who does not read ---- */
-
-static bool a_lost_b(struct world *w, void *arg)
-{
-    (void)arg;
-    return A->downs == 1;
-}
 
 static size_t memory_bytes(void)
 {
@@ -248,11 +234,18 @@ static bool c_has_all(struct world *w, void *arg)
     return C->marks == *(size_t *)arg;
 }
 
+/* What is sent before a link is up is dropped: which of two is up first says nothing of the other. */
+static bool a_to_b_and_c(struct world *w, void *arg)
+{
+    return a_to_b(w, arg) && peers_up(A->peers, C->self.id);
+}
+
 static void test_deaf(void **state)
 {
     struct world world, *w = &world;
     struct deaf d = {.world = &world};
     size_t before, marks = 20000;
+    uint64_t deaf_ms;
     char why[128];
 
     (void)state;
@@ -265,8 +258,9 @@ static void test_deaf(void **state)
     peer_node_start(A);
     peer_node_start(C);
     node_knows(A, 3, A, B, C);
-    assert_true(world_run(w, a_to_b, NULL));
+    assert_true(world_run(w, a_to_b_and_c, NULL));
     before = memory_bytes();
+    deaf_ms = loop_now_ms(w->loop);
     for (size_t i = 0; i < marks; i++) {
         send_append(A, B, 0, 2000);
         send_mark(A, C, i);
@@ -275,7 +269,8 @@ static void test_deaf(void **state)
     }
     assert_true(world_run(w, c_has_all, &marks));
     assert_true(memory_bytes() - before < 16 * 1024 * 1024);
-    assert_true(peers_up(A->peers, B->self.id));
+    if (!peers_up(A->peers, B->self.id)) /* on a slow machine: but not before its time */
+        assert_true(loop_now_ms(w->loop) - deaf_ms >= PEER_SILENCE_MS_MAX);
     assert_true(world_run(w, a_lost_b, NULL)); /* silence */
     assert_string_equal(A->why, "it has taken no bytes for too long");
     assert_true(world_run(w, a_to_b, NULL));
@@ -293,7 +288,7 @@ static void test_queue_bound(void **state)
 
     (void)state;
     world_open(w, false);
-    three(w);
+    assert_true(world_three(w));
     for (uint64_t i = 0; i < 3 * PEER_QUEUE_MESSAGES_MAX; i++)
         send_mark(A, B, i);
     assert_true(world_run(w, has_marks, &marks));
