@@ -64,19 +64,23 @@ static const struct local_row rows[] = {
     {"client|list", TREAT_ALWAYS, -2, false, local_client_list, "the connections to Holdfast"},
     {"client|kill", TREAT_ALWAYS, -3, false, local_client_kill, "the connections to Holdfast"},
     {"client|help", TREAT_ALWAYS, 2, false, local_client_help, ""},
-    {"client|capa", TREAT_ALWAYS, -3, true, local_client_capa, "accepted, without effect"},
+    {"client|capa", TREAT_ALWAYS, -3, true, local_client_capa,
+     "noted, without effect: the role of a node is not seen by its clients"},
     {"client|reply", TREAT_ALWAYS, 3, false, local_client_reply, ours},
     {"client|durability", TREAT_ALWAYS, -2, false, local_client_durability,
      "SYNC, ASYNC, OFF or DEFAULT for this connection; GET"},
     {"client|unblock", TREAT_LOCAL, -3, false, local_client_unblock, "by Holdfast's ids"},
-    {"client|tracking", TREAT_STATE, -3, false, local_client_tracking, own_connection},
+    {"client|tracking", TREAT_STATE, -3, false, local_client_tracking,
+     "on the session's own connection; REDIRECT takes Holdfast's ids"},
     {"client|caching", TREAT_STATE, 3, false, NULL, own_connection},
-    {"client|getredir", TREAT_STATE, 2, false, NULL, "the id is Valkey's"},
-    {"client|trackinginfo", TREAT_STATE, 2, false, NULL, own_connection},
+    {"client|getredir", TREAT_ALWAYS, 2, false, local_client_getredir, ours},
+    {"client|trackinginfo", TREAT_STATE, 2, false, local_client_trackinginfo,
+     "on the session's own connection; ids are Holdfast's"},
     {"client|no-touch", TREAT_STATE, 3, false, local_client_flag, own_connection},
     {"client|no-evict", TREAT_STATE, 3, false, local_client_flag, own_connection},
-    REFUSED("client|pause", "it would also pause Holdfast"),
-    REFUSED("client|unpause", "CLIENT PAUSE is not available either"),
+    {"client|pause", TREAT_ALWAYS, -3, false, local_client_pause,
+     "the clients of Holdfast, at the node that leads; Valkey itself goes on, and expires keys"},
+    {"client|unpause", TREAT_ALWAYS, 2, false, local_client_unpause, "see CLIENT PAUSE"},
     REFUSED("client|import-source", "imports must pass through the log"),
     REFUSED("client|*", "unknown to this version of Holdfast"),
 
@@ -196,6 +200,20 @@ enum dispatch local_error(struct session *s, const char *text)
 {
     session_say(s, text);
     return DISPATCHED;
+}
+
+enum dispatch local_bad_subcommand(struct session *s, const struct argv *a)
+{
+    char text[256], command[64], word[132];
+
+    if (!argv_text(a, 0, command, sizeof command))
+        command[0] = '\0';
+    for (char *c = command; *c != '\0'; c++)
+        *c = (char)(*c >= 'a' && *c <= 'z' ? *c - 32 : *c);
+    (void)snprintf(word, sizeof word, "%.*s", argv_len(a, 1) < 128 ? (int)argv_len(a, 1) : 128, argv_at(a, 1));
+    (void)snprintf(text, sizeof text, "ERR unknown subcommand or wrong number of arguments for '%s'. Try %s HELP.",
+                   word, command);
+    return local_error(s, text);
 }
 
 enum dispatch local_reply(struct session *s, struct buf *reply)

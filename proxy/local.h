@@ -31,10 +31,14 @@ void local_forget(struct worker *w); /* the command table changes */
 local_fn local_hello, local_auth, local_reset, local_quit, local_ping, local_select, local_close;
 /* local_client.c */
 local_fn local_client_id, local_client_getname, local_client_setname, local_client_setinfo, local_client_info,
-    local_client_list, local_client_kill, local_client_unblock, local_client_help, local_client_capa;
+    local_client_help, local_client_capa;
+/* local_clients.c */
+local_fn local_client_list, local_client_kill, local_client_unblock;
+/* pause.c */
+local_fn local_client_pause, local_client_unpause;
 /* local_state.c */
-local_fn local_client_reply, local_client_durability, local_client_tracking, local_client_flag, local_subscribe,
-    local_monitor;
+local_fn local_client_reply, local_client_durability, local_client_tracking, local_client_getredir,
+    local_client_trackinginfo, local_client_flag, local_subscribe, local_monitor;
 /* local_config.c */
 local_fn local_config_get, local_config_set;
 /* local_info.c */
@@ -42,6 +46,7 @@ local_fn local_info, local_proxy, local_whoami, local_acl, local_module;
 /* local_wait.c */
 local_fn local_wait, local_waitaof;
 void local_wait_tick(struct worker *w, uint64_t now_ms);
+void local_wait_unblock(struct task *t, bool error); /* CLIENT UNBLOCK */
 void local_wait_reached(struct task *half); /* durable, in fewer zones than were asked for */
 void local_wait_durable(struct task *t); /* RELEASE of the half that the core had; frees it */
 
@@ -51,6 +56,8 @@ bool local_is_own_user(const struct worker *w, const char *name, size_t n);
 /* Shared by them: one answer at once. */
 enum dispatch local_ok(struct session *s);
 enum dispatch local_error(struct session *s, const char *text);
+/* "unknown subcommand or wrong number of arguments for 'PAUSE'. Try CLIENT HELP." */
+enum dispatch local_bad_subcommand(struct session *s, const struct argv *a);
 enum dispatch local_reply(struct session *s, struct buf *reply); /* frees reply's memory */
 bool argv_text(const struct argv *a, size_t i, char *out,
                size_t size); /* a C string; false if too long or with NUL inside */

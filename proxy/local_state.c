@@ -45,53 +45,129 @@ enum dispatch local_monitor(struct session *s, const struct argv *a)
 
 /* ---- tracking and flags: known once Valkey says OK ---- */
 
+enum { TRACKING_ON = 0, TRACKING_REDIRECT = 1, TRACKING_BCAST = 2 }; /* task->numbers */
+
 static void on_tracking(struct task *t, const char *reply, size_t n)
 {
-    if (reply[0] == '+')
-        t->op.session->tracking = t->numbers[0] != 0;
+    struct session *s = t->op.session;
+
+    if (reply[0] == '+') {
+        s->tracking = t->numbers[TRACKING_ON] != 0;
+        s->redirect_id = s->tracking ? t->numbers[TRACKING_REDIRECT] : 0;
+        s->tracking_bcast = s->tracking && t->numbers[TRACKING_BCAST] != 0;
+    }
     session_answer(t, reply, n);
 }
 
+/* The session that shall hear of invalid keys needs a connection to Valkey, and keeps it. */
+static enum dispatch be_redirected_to(struct session *s, struct session *other)
+{
+    if (!pinned_ready(other, !session_full(other)))
+        return session_wait_ready(s);
+    pinned_use(other);
+    other->redirected_to = true;
+    return DISPATCHED;
+}
+
+static size_t redirect_at(const struct argv *a)
+{
+    size_t i = 3;
+
+    while (i + 1 < a->count && !argv_is(a, i, "redirect"))
+        i += argv_is(a, i, "prefix") ? 2 : 1;
+    return i + 1 < a->count ? i + 1 : 0;
+}
+
 /* CLIENT TRACKING ON REDIRECT id: the id is ours; Valkey must hear its own. */
-static bool translate_redirect(struct session *s, const struct argv *a, struct buf *out)
+static void translate_redirect(const struct argv *a, size_t at, const struct session *other, struct buf *out)
 {
     char number[24];
-    struct session *other;
-    int64_t id;
 
     argv_header(out, a->count);
     for (size_t i = 0; i < a->count; i++) {
-        if (i < 4 || !argv_is(a, i - 1, "redirect")) {
+        if (i != at || other == NULL) { /* what is no number Valkey itself refuses */
             argv_bulk(out, argv_at(a, i), argv_len(a, i));
             continue;
         }
-        other = argv_integer(a, i, &id) && id > 0 ? worker_find(s->worker, (uint64_t)id) : NULL;
-        if (other == NULL || pinned_client_id(other) == 0)
-            return false;
         (void)snprintf(number, sizeof number, "%llu", (unsigned long long)pinned_client_id(other));
         argv_bulk(out, number, strlen(number));
     }
-    return !out->failed;
+}
+
+static bool has_word(const struct argv *a, const char *word)
+{
+    for (size_t i = 3; i < a->count; i++)
+        if (argv_is(a, i, word))
+            return true;
+    return false;
 }
 
 enum dispatch local_client_tracking(struct session *s, const struct argv *a)
 {
+    static const char nobody[] = "ERR The client ID you want redirect to does not exist";
+    size_t at = redirect_at(a);
+    struct session *other = NULL;
     struct buf command = {0};
     enum dispatch done;
     struct task *t;
+    int64_t id = 0;
 
-    if (!translate_redirect(s, a, &command)) {
-        buf_free(&command);
-        return local_error(s, "ERR The client ID you want redirect to does not exist");
+    if (at != 0 && argv_integer(a, at, &id) && id != 0) {
+        other = id > 0 ? worker_find(s->worker, (uint64_t)id) : NULL;
+        if (other == NULL)
+            return local_error(s, nobody);
+        if (!other->authenticated) /* it has no rights yet, and so no connection */
+            return local_error(s, nobody);
+        if (be_redirected_to(s, other) == NOT_NOW)
+            return NOT_NOW;
+        if (pinned_client_id(other) == 0) /* an error was answered */
+            return DISPATCHED;
     }
+    translate_redirect(a, at, other, &command);
     done = session_to_pinned(s, OP_NEUTRAL, NULL, &(struct argv){buf_head(&command), command.len, NULL, 0},
                              on_tracking, &t);
     buf_free(&command);
     if (done == DISPATCHED && t != NULL) {
-        t->numbers[0] = argv_is(a, 2, "on") ? 1 : 0;
+        t->numbers[TRACKING_ON] = argv_is(a, 2, "on") ? 1 : 0;
+        t->numbers[TRACKING_REDIRECT] = (uint64_t)id;
+        t->numbers[TRACKING_BCAST] = has_word(a, "bcast") ? 1 : 0;
         s->barrier = true;
     }
     return done;
+}
+
+enum dispatch local_client_getredir(struct session *s, const struct argv *a)
+{
+    struct buf reply = {0};
+
+    (void)a;
+    resp_integer(&reply, s->tracking ? (int64_t)s->redirect_id : -1);
+    return local_reply(s, &reply);
+}
+
+/* "... $8 redirect :<Valkey's id> $8 prefixes ...": with our id. */
+static void on_trackinginfo(struct task *t, const char *reply, size_t n)
+{
+    static const char word[] = "$8\r\nredirect\r\n:";
+    const char *at = memmem(reply, n, word, sizeof word - 1), *end;
+    struct buf out = {0};
+
+    if (at == NULL || (end = memchr(at + sizeof word, '\r', n - (size_t)(at - reply) - sizeof word)) == NULL ||
+        t->op.session->redirect_id == 0) {
+        session_answer(t, reply, n);
+        return;
+    }
+    buf_append(&out, reply, (size_t)(at - reply) + sizeof word - 1);
+    buf_printf(&out, "%llu", (unsigned long long)t->op.session->redirect_id);
+    buf_append(&out, end, n - (size_t)(end - reply));
+    session_answer_buf(t, &out);
+}
+
+enum dispatch local_client_trackinginfo(struct session *s, const struct argv *a)
+{
+    struct task *t;
+
+    return session_forward(s, a, on_trackinginfo, &t);
 }
 
 static void on_flag(struct task *t, const char *reply, size_t n)

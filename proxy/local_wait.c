@@ -72,6 +72,18 @@ void local_wait_tick(struct worker *w, uint64_t now_ms)
     }
 }
 
+void local_wait_unblock(struct task *t, bool error)
+{
+    if (!error) {
+        answer(t, t->numbers[ASKED_LOCAL] != 0);
+        return;
+    }
+    if (t->in_waits)
+        TAILQ_REMOVE(&t->worker->waits, t, in_list);
+    t->in_waits = false;
+    session_answer_error(t, "UNBLOCKED client unblocked via CLIENT UNBLOCK");
+}
+
 static void begin(struct session *s, bool aof, int64_t zones, int64_t timeout_ms)
 {
     struct worker *w = s->worker;

@@ -62,10 +62,13 @@ static void count_channels(struct session *s, const char *push, size_t n)
     if (at == NULL)
         return;
     count = (uint32_t)strtoul(at + 1, NULL, 10);
-    if (word_is(word, len, "ssubscribe") || word_is(word, len, "sunsubscribe"))
+    if (word_is(word, len, "ssubscribe") || word_is(word, len, "sunsubscribe")) {
         s->shard_channels = count;
-    else
-        s->channels = count;
+        return;
+    }
+    if (*word == 'p') /* Valkey counts both together; the others have stayed as they were */
+        s->patterns = count - (s->channels - s->patterns);
+    s->channels = count;
 }
 
 /* Markers are our own business: nobody can subscribe to their channel, but MONITOR sees them pass. */

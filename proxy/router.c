@@ -98,6 +98,15 @@ static bool promises_no_writes(const struct route_facts *f)
     return false;
 }
 
+bool route_replicates(const struct route_facts *f)
+{
+    if (f->treatment != TREAT_BY_FLAGS && f->treatment != TREAT_CAPTURED)
+        return false;
+    if (has_flag(f, CMD_SCRIPT))
+        return !has_flag(f, CMD_READONLY) && !promises_no_writes(f);
+    return (f->treatment == TREAT_BY_FLAGS && unknown(f)) || has_flag(f, CMD_WRITE | CMD_MAY_REPLICATE);
+}
+
 /* Stricter than a replica, which refuses a script's writes while it runs: here it must be known before. PFCOUNT may
  * rewrite its key. SCRIPT LOAD changes no data. */
 static bool reader_may_not(const struct route_facts *f)

@@ -92,6 +92,9 @@ struct route route_command(const struct route_facts *f);
 /* Whether it is a write or may turn out to be one: what is refused while the log is behind. */
 bool route_may_write(const struct route_facts *f);
 
+/* Whether CLIENT PAUSE ... WRITE holds it up: may write, or speaks to replicas (PUBLISH). EXEC is the caller's. */
+bool route_replicates(const struct route_facts *f);
+
 /* Whether writes of this session are refused now. */
 bool route_refuses_writes(const struct route_facts *f);
 

@@ -12,6 +12,7 @@
 
 #include "log/base/stream.h"
 #include "proxy/lane.h"
+#include "proxy/pause.h"
 #include "proxy/pinned.h"
 #include "proxy/relay.h"
 #include "proxy/session.h"
@@ -97,7 +98,7 @@ static bool waits_for_others(const struct session *s)
 {
     struct op *op;
 
-    if (s->channels + s->shard_channels > 0 || s->monitoring || s->tx != NULL)
+    if (s->channels + s->shard_channels > 0 || s->monitoring || s->tx != NULL || s->paused)
         return true;
     TAILQ_FOREACH(op, &s->ops, in_session)
     {
@@ -155,7 +156,7 @@ static void move(struct session *s)
         return;
     }
     if (s->setup == NULL && s->user == NULL && s->tx == NULL && !s->watching && !s->tracking && !s->monitoring &&
-        s->channels + s->shard_channels == 0 && !s->reply_off && !s->skip_next)
+        s->channels + s->shard_channels == 0 && !s->reply_off && !s->skip_next && !s->redirected_to)
         relay_of_session(s);
     else
         session_finish(s);
@@ -400,6 +401,7 @@ void session_close(struct session *s, const char *why)
     if (s->user != NULL)
         users_drop(w->users, s->user);
     s->user = NULL;
+    pause_forget(s);
     if (s->runs)
         TAILQ_REMOVE(&w->run, s, in_run);
     if (s->waits)
@@ -415,7 +417,9 @@ void session_reset(struct session *s)
     pinned_close(s, false);
     tx_end(s);
     s->watching = s->tracking = s->monitoring = s->no_touch = s->no_evict = s->reply_off = s->skip_next = false;
-    s->channels = s->shard_channels = 0;
+    s->tracking_bcast = s->redirected_to = s->redirects = false;
+    s->channels = s->patterns = s->shard_channels = 0;
+    s->redirect_id = 0;
     s->proto = 2;
     s->db = 0;
     s->choice = CHOICE_DEFAULT;

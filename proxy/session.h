@@ -86,7 +86,9 @@ enum hold {
     HOLD_CAME,  /* until Valkey has answered all earlier commands */
     HOLD_EMPTY, /* until the client has been answered all earlier commands */
     HOLD_READY, /* until a connection is there */
-    HOLD_ROOM   /* until there is room: fewer ops, fewer unsent bytes */
+    HOLD_ROOM,  /* until there is room: fewer ops, fewer unsent bytes */
+    HOLD_PAUSE, /* CLIENT PAUSE (pause.h) */
+    HOLD_SETTLE /* CLIENT PAUSE itself: until the writes under way have come */
 };
 
 struct held { /* a parsed command, owned */
@@ -132,12 +134,14 @@ struct session_setup {
 };
 
 struct session {
-    TAILQ_ENTRY(session) in_worker, in_run, in_waiting;
+    TAILQ_ENTRY(session) in_worker, in_run, in_waiting, in_paused;
     struct worker *worker;
     struct stream *stream;
     uint64_t id;
     enum session_state state;
     bool runs, waits;  /* is in the worker's run queue, waiting list */
+    bool paused;       /* is in the worker's list of those that CLIENT PAUSE holds up */
+    bool settles;      /* its own CLIENT PAUSE waits for writes under way */
     bool counted_sync; /* counted in worker->sync_sessions */
     bool authenticated;
     bool reply_off, skip_next; /* CLIENT REPLY */
@@ -145,6 +149,9 @@ struct session {
     bool barrier;              /* nothing more starts until Valkey has answered what was sent */
     bool no_touch, no_evict;
     bool watching, tracking, monitoring;
+    bool tracking_bcast;
+    bool redirected_to; /* CLIENT TRACKING REDIRECT of another session names its connection to Valkey */
+    bool redirects;     /* CLIENT CAPA REDIRECT */
     bool unix_socket;
     bool reader; /* came by reader-port: reads from the Valkey of this node, whatever part the node plays */
     bool moves;  /* this node leads no more: nothing starts; when all was answered it becomes a relay, or ends */
@@ -156,7 +163,9 @@ struct session {
     uint32_t db;
     struct op_list ops;
     uint32_t op_count, uncame;
-    uint32_t channels, shard_channels; /* subscriptions, as Valkey counted them */
+    uint32_t channels, patterns, shard_channels; /* subscriptions, as Valkey counted them; patterns are in channels,
+                                                    too */
+    uint64_t redirect_id; /* CLIENT TRACKING REDIRECT; 0 = none */
     size_t inflight_bytes;
     struct resp_parser *parser;
     struct buf stash;
@@ -200,6 +209,8 @@ void session_count_sync(struct session *s); /* after mode or choice changed */
 enum durability session_mode(const struct session *s);
 bool session_serves(const struct session *s);   /* this node may run its commands now */
 bool session_stateful(const struct session *s); /* has state in its own connection */
+/* Waits for other clients, for the log in WAIT, or for the end of CLIENT PAUSE. */
+bool session_blocked(const struct session *s);
 size_t session_memory(const struct session *s);
 enum authentication session_authentication(struct session *s);
 bool session_full(const struct session *s); /* its user may do everything: shared lanes may carry its commands */

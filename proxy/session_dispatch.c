@@ -17,6 +17,7 @@
 #include "proxy/canon.h"
 #include "proxy/lane.h"
 #include "proxy/local.h"
+#include "proxy/pause.h"
 #include "proxy/pinned.h"
 #include "proxy/session.h"
 #include "proxy/users.h"
@@ -359,6 +360,8 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
     }
     if (r.to == ROUTE_MULTI && row->treatment != TREAT_BY_FLAGS && !row->in_multi)
         r = (struct route){.to = ROUTE_REFUSE, .kind = OP_LOCAL, .why = WHY_IN_MULTI};
+    if (r.to != ROUTE_REFUSE && pause_holds(s, &f))
+        return session_hold(s, HOLD_PAUSE);
     done = follow(s, &f, &r, row);
     if (done == DISPATCHED) {
         s->commands++;

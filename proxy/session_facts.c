@@ -42,7 +42,7 @@ void session_count_sync(struct session *s)
 
 bool session_stateful(const struct session *s)
 {
-    return s->watching || s->tracking || s->no_touch || s->no_evict || s->monitoring ||
+    return s->watching || s->tracking || s->no_touch || s->no_evict || s->monitoring || s->redirected_to ||
            s->channels + s->shard_channels > 0;
 }
 
@@ -67,6 +67,20 @@ bool session_full(const struct session *s)
     const struct user *u = s->user != NULL ? s->user : users_default(s->worker->users);
 
     return s->authenticated && user_rights(u)->full;
+}
+
+bool session_blocked(const struct session *s)
+{
+    const struct op *op;
+
+    if (s->paused)
+        return true;
+    TAILQ_FOREACH(op, &s->ops, in_session)
+    {
+        if (!op->came && ((const struct task *)op)->blocks)
+            return true;
+    }
+    return false;
 }
 
 size_t session_memory(const struct session *s)

@@ -19,6 +19,7 @@
 #include "proxy/lane.h"
 #include "proxy/listen.h"
 #include "proxy/local.h"
+#include "proxy/pause.h"
 #include "proxy/pinned.h"
 #include "proxy/relay.h"
 #include "proxy/users.h"
@@ -273,6 +274,7 @@ static bool on_turn(void *arg)
         worked = true;
     }
     worked = relays_run(w) || worked;
+    worked = pause_settle(w) || worked;
     tell_unanswered(w);
     return worked || w->set.to_core->count > 0;
 }
@@ -369,6 +371,7 @@ struct worker *worker_new(struct loop *l, const struct diag *d, const struct wor
     w->tick = loop_timer_new(l, on_tick, w);
     loop_timer_every(w->tick, WORKER_TICK_MS);
     w->wait_tick = loop_timer_new(l, on_wait_tick, w);
+    pause_init(w);
     w->relay_tick = loop_timer_new(l, relays_on_tick, w);
     loop_add_hook(l, on_turn, w);
     return w;
@@ -417,6 +420,7 @@ void worker_free(struct worker *w)
     resp_pool_free(w->pool);
     loop_timer_free(w->tick);
     loop_timer_free(w->wait_tick);
+    loop_timer_free(w->pause.timer);
     loop_timer_free(w->relay_tick);
     command_table_free(w->commands);
     valkey_identity_free(w->identity);

@@ -37,6 +37,14 @@ struct row_cache {
     const struct local_row *row;
 };
 
+struct pause { /* CLIENT PAUSE: pause.h */
+    uint64_t until_ms; /* 0: none */
+    bool all;
+    size_t settling; /* sessions whose PAUSE waits for writes under way */
+    TAILQ_HEAD(, session) held;
+    struct loop_timer *timer;
+};
+
 struct worker {
     struct loop *loop;
     const struct diag *diag;
@@ -63,6 +71,7 @@ struct worker {
     struct task_list waits; /* WAIT, WAITAOF with a deadline */
     uint64_t next_session_id, sync_sessions, reload_asked_ms, nonce;
     int last_mode;
+    struct pause pause;
     bool draining;
     void (*drained)(void *arg);
     void *drained_arg;

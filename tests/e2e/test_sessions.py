@@ -335,7 +335,6 @@ def test_client(connect):
     assert d("CLIENT", "KILL", "ID", number) == 1
     assert c.closed_within(2)
     assert is_error(d.ask("CLIENT", "KILL", "1.2.3.4:5"), "ERR")
-    assert is_error(d.ask("CLIENT", "PAUSE", 10), "ERR")
 
 
 def test_client_reply(connect):

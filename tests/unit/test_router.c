@@ -52,7 +52,8 @@ static int tear_down(void **state)
 static const struct route_facts sync_session = {.mode = DURABILITY_SYNC, .full = true, .gate = GATE_OPEN};
 static const struct route_facts async_session = {.mode = DURABILITY_ASYNC, .full = true, .gate = GATE_OPEN};
 
-static struct route ask(struct route_facts f, const char *words)
+/* Calls with the facts that are about these words. */
+static struct route ask_both(struct route_facts f, const char *words, bool *replicates)
 {
     char text[512], *save = NULL;
     struct arg arg[ARGS_MAX];
@@ -68,7 +69,14 @@ static struct route ask(struct route_facts f, const char *words)
     f.command = command_find(worker->commands, &a);
     f.treatment = local_row(worker, f.command, &a)->treatment;
     f.marker_channel = "holdfast-marker:";
+    if (replicates != NULL)
+        *replicates = route_replicates(&f);
     return route_command(&f);
+}
+
+static struct route ask(struct route_facts f, const char *words)
+{
+    return ask_both(f, words, NULL);
 }
 
 static void expect(struct route_facts f, const char *words, enum route_to to, enum op_kind kind)
@@ -338,10 +346,10 @@ static void loading_while_valkey_is_away(void **state)
 
 static void never_available(void **state)
 {
-    static const char *const no[] = {"REPLICAOF NO ONE", "slaveof no one", "FAILOVER",
-                                     "PSYNC ? -1",       "SYNC",           "REPLCONF ACK 1",
-                                     "DEBUG SLEEP 1",    "SHUTDOWN",       "MIGRATE h 1 k 0 1",
-                                     "CLIENT PAUSE 1",   "client unpause", "CLUSTER RESET"};
+    static const char *const no[] = {
+        "REPLICAOF NO ONE", "slaveof no one", "FAILOVER", "PSYNC ? -1",        "SYNC",
+        "REPLCONF ACK 1",   "DEBUG SLEEP 1",  "SHUTDOWN", "MIGRATE h 1 k 0 1", "CLIENT IMPORT-SOURCE ON",
+        "PFDEBUG x y",      "CLUSTER RESET"};
 
     (void)state;
     for (size_t i = 0; i < sizeof no / sizeof *no; i++) {
@@ -377,6 +385,32 @@ static void scripts_that_hide_writes(void **state)
 }
 
 /* Every row's name is one that Valkey lists, or one that we know it does not. */
+/* As in Valkey: what may write, and what is sent to replicas. */
+static void client_pause_holds_up_writes(void **state)
+{
+    static const char *const held[] = {"set a 1",      "spop s",          "blpop l 0",         "publish c x",
+                                       "spublish c x", "pfcount h",       "eval x 0",          "evalsha x 0",
+                                       "fcall f 0",    "function load x", "no.such.command a", "restore k 0 x",
+                                       "xadd s * a b", "flushall",        "sort l store m",    "function flush"};
+    static const char *const free_[] = {"get a",       "ping",          "eval_ro x 0", "fcall_ro f 0",
+                                        "subscribe c", "multi",         "info",        "config set a b",
+                                        "client list", "watch k",       "wait 1 0",    "select 1",
+                                        "client id",   "acl setuser u", "proxy info",  "script load x"};
+    bool replicates;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof held / sizeof *held; i++) {
+        (void)ask_both(sync_session, held[i], &replicates);
+        if (!replicates)
+            fail_msg("%s is not held up", held[i]);
+    }
+    for (size_t i = 0; i < sizeof free_ / sizeof *free_; i++) {
+        (void)ask_both(sync_session, free_[i], &replicates);
+        if (replicates)
+            fail_msg("%s is held up", free_[i]);
+    }
+}
+
 static void rows_have_names_of_valkey(void **state)
 {
     static const char *const ours[] = {
@@ -430,6 +464,7 @@ int main(void)
         cmocka_unit_test(never_available),
         cmocka_unit_test(marker_channel_is_ours),
         cmocka_unit_test(scripts_that_hide_writes),
+        cmocka_unit_test(client_pause_holds_up_writes),
         cmocka_unit_test(rows_have_names_of_valkey),
     };
 
