@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #include "log/base/buf.h"
+#include "log/base/diag.h"
 
 enum { NUMBER_BYTES_MAX = 20 };
 
@@ -47,6 +48,34 @@ bool argv_integer(const struct argv *a, size_t i, int64_t *out)
     }
     *out = negative ? (int64_t)(0 - v) : (int64_t)v;
     return true;
+}
+
+static size_t take_line(struct cursor *c, uint8_t prefix)
+{
+    size_t value = 0;
+    uint8_t b = cursor_u8(c);
+
+    CHECK(b == prefix);
+    while ((b = cursor_u8(c)) >= '0' && b <= '9')
+        value = value * 10 + (size_t)(b - '0');
+    CHECK(b == '\r' && cursor_u8(c) == '\n' && !c->bad);
+    return value;
+}
+
+size_t argv_places(const char *bytes, size_t n, struct arg *args, size_t *count)
+{
+    struct cursor c = cursor_of(bytes, n);
+
+    *count = take_line(&c, '*');
+    CHECK(*count > 0 && *count <= n);
+    for (size_t i = 0; i < *count; i++) {
+        size_t len = take_line(&c, '$');
+
+        if (args != NULL)
+            args[i] = (struct arg){n - c.left, len};
+        CHECK(cursor_bytes(&c, len + 2) != NULL);
+    }
+    return n - c.left;
 }
 
 /* prefix, decimal number, CRLF. */

@@ -34,7 +34,11 @@ bool argv_is(const struct argv *a, size_t i,
 bool argv_integer(const struct argv *a, size_t i,
                   int64_t *out); /* as Valkey's string2ll: no '+', space or leading zero */
 void argv_encode(struct buf *out, size_t count, const char *const *arg,
-                 const size_t *len);                          /* appends canonical RESP */
+                 const size_t *len); /* appends canonical RESP */
+/* The first command of canonical RESP that we made ourselves (of a log that was checked, of an op): its bytes. count:
+ * of its arguments; args: their places, from `bytes`, if it is not NULL; it must have room for them. Anything else
+ * than canonical RESP is a mistake of ours. */
+size_t argv_places(const char *bytes, size_t n, struct arg *args, size_t *count);
 void argv_header(struct buf *out, size_t count);              /* *count\r\n */
 void argv_bulk(struct buf *out, const void *bytes, size_t n); /* $n\r\n...\r\n */
 

@@ -11,6 +11,7 @@
 #include <sys/queue.h>
 
 #include "log/base/buf.h"
+#include "log/base/hash.h"
 #include "proxy/argv.h"
 #include "proxy/keyset.h"
 
@@ -41,6 +42,9 @@ struct op {
     uint16_t canon; /* entry in the replayable table (OP_WRITE) */
     struct keyset keys;
     struct buf request; /* canonical RESP, for those that wait before they are sent */
+    struct buf sent;    /* what Valkey gets in its place: a transaction with its reads; empty = request */
+    uint32_t more;      /* replies before the one that is the answer: a transaction's +OK and +QUEUED */
+    bool unit;          /* OP_WRITE: request is MULTI ... EXEC, and so is its effect */
     struct arg *args;   /* owned copy of the argument places inside request; NULL unless OP_WRITE */
     size_t arg_count;
     struct buf reply; /* whole, once `came`, if it could not go out at once */
@@ -49,7 +53,7 @@ struct op {
     /* the core's part */
     uint64_t seq;         /* OP_WRITE: sequence number */
     uint64_t log_index;   /* OP_WRITE: entry of the intent */
-    uint64_t effect_hash; /* OP_WRITE: hash64 of the canonical bytes */
+    uint64_t effect_hash; /* OP_WRITE: op_hash_effect() */
     uint64_t marker;      /* the marker that closes it; 0 = none sent yet */
     uint64_t need;        /* log index that must be committed before release */
     uint64_t came_us;
@@ -63,5 +67,23 @@ struct op {
     bool orphan;           /* stands in for an op whose client was answered already: no reply will come for it */
 };
 TAILQ_HEAD(op_list, op);
+
+/* Where the effect of an OP_WRITE is compared from: behind MULTI, where Valkey's stream may have a SELECT. */
+#define OP_UNIT_HEAD "*1\r\n$5\r\nMULTI\r\n"
+#define OP_UNIT_END  "*1\r\n$4\r\nEXEC\r\n"
+static inline const char *op_effect(const struct op *op, size_t *n)
+{
+    size_t head = op->unit ? sizeof OP_UNIT_HEAD - 1 : 0;
+
+    *n = op->request.len - head;
+    return buf_head(&op->request) + head;
+}
+static inline void op_hash_effect(struct op *op)
+{
+    size_t n;
+    const char *bytes = op_effect(op, &n);
+
+    op->effect_hash = hash64(bytes, n, 0);
+}
 
 #endif

@@ -29,6 +29,7 @@
 #include "log/base/buf.h"
 #include "log/base/diag.h"
 #include "log/record.h"
+#include "proxy/argv.h"
 #include "proxy/replay_internal.h"
 
 enum { INTENTS_FIRST_CAP = 64, SELECT_BYTES_MAX = 64 };
@@ -170,6 +171,16 @@ static bool in_snapshot(struct replay *r)
     return r->entry < r->mark.index || place < r->mark.effects;
 }
 
+/* A transaction's commands are refused one by one. */
+static uint64_t commands_of(const struct replay_intent *i)
+{
+    uint64_t n = 0;
+
+    for (size_t at = 0, args; at < i->n; n++)
+        at += argv_places(i->resp + at, i->n - at, NULL, &args);
+    return n;
+}
+
 static void on_ref(struct replay *r, const struct item_view *item)
 {
     for (uint64_t k = 0; k < item->count && r->facts.damage == NULL; k++) {
@@ -183,7 +194,7 @@ static void on_ref(struct replay *r, const struct item_view *item)
         }
         if (!skip) {
             put(r, i->db, i->db, i->resp, i->n);
-            r->facts.tries += item->kind == ITEM_TRY && r->out != NULL ? 1 : 0;
+            r->facts.tries += item->kind == ITEM_TRY && r->out != NULL ? commands_of(i) : 0;
         } else if (!r->mark_tells)
             r->facts.db = i->db;
         forget(i);

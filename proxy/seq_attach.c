@@ -1,38 +1,8 @@
 /* The sequencer's life with one Valkey: attach, detach, and the closing OUTCOME before a rebuild. */
 #include <string.h>
 
-#include "log/base/hash.h"
 #include "proxy/canon.h"
 #include "proxy/seq_internal.h"
-
-/* Places of the arguments in canonical RESP, as the log holds it: *n\r\n then $len\r\n...\r\n. What the log holds was
- * checked when it was written and again when it was read, so anything else is our own mistake. */
-static struct arg *canonical_args(const char *resp, size_t n, size_t *count)
-{
-    struct cursor c = cursor_of(resp, n);
-    struct arg *args = NULL;
-    size_t numbers[2] = {0, 0};
-
-    for (size_t i = 0, total = 0; i == 0 || i <= total; i++) {
-        size_t value = 0;
-        uint8_t b = cursor_u8(&c);
-
-        CHECK(b == (i == 0 ? '*' : '$'));
-        while ((b = cursor_u8(&c)) >= '0' && b <= '9')
-            value = value * 10 + (size_t)(b - '0');
-        CHECK(b == '\r' && cursor_u8(&c) == '\n' && !c.bad);
-        if (i == 0) {
-            total = numbers[0] = value;
-            CHECK(value > 0 && value <= n);
-            args = must_calloc(value, sizeof *args);
-            continue;
-        }
-        args[i - 1] = (struct arg){n - c.left, value};
-        CHECK(cursor_bytes(&c, value + 2) != NULL);
-    }
-    *count = numbers[0];
-    return args;
-}
 
 static void canonical_name(char *out, size_t size, const struct op *op)
 {
@@ -61,10 +31,13 @@ static void adopt_pending(struct seq *s, const struct replay_intent *intent)
     op->keys.all = true;
     buf_append(&op->request, intent->resp, intent->n);
     CHECK(!op->request.failed);
-    op->args = canonical_args(intent->resp, intent->n, &op->arg_count);
+    op->unit = intent->n > sizeof OP_UNIT_HEAD && memcmp(intent->resp, OP_UNIT_HEAD, sizeof OP_UNIT_HEAD - 1) == 0;
+    (void)argv_places(intent->resp, intent->n, NULL, &op->arg_count);
+    op->args = must_calloc(op->arg_count, sizeof *op->args);
+    (void)argv_places(intent->resp, intent->n, op->args, &op->arg_count);
     canonical_name(name, sizeof name, op);
     op->canon = canon_find(name);
-    op->effect_hash = hash64(intent->resp, intent->n, 0);
+    op_hash_effect(op);
     op->marker = s->next_marker;
     seq_set_phase(op, PHASE_FORWARDED);
     s->figures.ops++;

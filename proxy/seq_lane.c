@@ -71,6 +71,7 @@ struct op *op_ghost(struct seq *s, struct op *op)
     ghost->session = NULL;
     ghost->ghost = true;
     memset(&op->request, 0, sizeof op->request);
+    memset(&op->sent, 0, sizeof op->sent);
     op->args = NULL;
     op->arg_count = 0;
     memset(&op->keys, 0, sizeof op->keys);

@@ -17,18 +17,61 @@ static void flush_ref(struct seq *s)
     s->ref_count = 0;
 }
 
-static bool is_verbatim(const struct op *op, const struct seq_effect *e, uint64_t hash)
+/* What of an effect an intent's bytes are compared with. Valkey writes the SELECT that a unit needs behind its MULTI;
+ * a transaction's intent has none, and is replayed in its own database.
+ *
+ *   stream:  MULTI  SELECT 1  SET a 1  INCR b  EXEC
+ *                             ──────── said ───────      */
+struct said {
+    const char *bytes;
+    size_t n;
+    uint64_t hash;
+};
+
+static size_t select_bytes(const char *bytes, size_t n)
 {
-    return op->effect_hash == hash && op->request.len == e->n && memcmp(buf_head(&op->request), e->bytes, e->n) == 0;
+    static const char head[] = "*2\r\n$6\r\nSELECT\r\n$";
+    const char *end;
+
+    if (n < sizeof head || memcmp(bytes, head, sizeof head - 1) != 0)
+        return 0;
+    end = memchr(bytes + sizeof head - 1, '\n', n - (sizeof head - 1)); /* of the length, then of the number */
+    end = end != NULL ? memchr(end + 1, '\n', n - (size_t)(end + 1 - bytes)) : NULL;
+    return end != NULL ? (size_t)(end + 1 - bytes) : 0;
 }
 
-static bool is_effect_of(const struct op *op, const struct seq_effect *e, uint64_t hash)
+static struct said said_by(const struct seq_effect *e)
+{
+    struct said s = {.bytes = e->bytes, .n = e->n};
+
+    if (e->single == NULL && e->n > sizeof OP_UNIT_HEAD) {
+        s.bytes += sizeof OP_UNIT_HEAD - 1;
+        s.n -= sizeof OP_UNIT_HEAD - 1;
+        s.n -= select_bytes(s.bytes, s.n);
+        s.bytes = e->bytes + e->n - s.n;
+    }
+    s.hash = hash64(s.bytes, s.n, 0);
+    return s;
+}
+
+static bool is_verbatim(const struct op *op, const struct seq_effect *e, const struct said *s)
+{
+    size_t n;
+    const char *bytes = op_effect(op, &n);
+
+    return op->unit == (e->single == NULL) && op->effect_hash == s->hash && n == s->n &&
+           memcmp(bytes, s->bytes, n) == 0;
+}
+
+static bool is_effect_of(const struct op *op, const struct seq_effect *e, const struct said *s)
 {
     struct argv intent = {buf_head(&op->request), op->request.len, op->args, op->arg_count};
 
-    if (op->db != e->db_before || op->db != e->db_after)
+    if (op->db != e->db_after || (op->db != e->db_before && e->single != NULL))
         return false;
-    return is_verbatim(op, e, hash) || (op->canon != 0 && canon_effect_belongs(op->canon, &intent, e->single));
+    if (is_verbatim(op, e, s))
+        return true;
+    return op->canon != 0 && e->single != NULL && canon_effect_belongs(op->canon, &intent, e->single);
 }
 
 /* An intent that left no effect that we know as its own. If a later one of the same key is found all the same, equal
@@ -50,16 +93,17 @@ static bool behind_skipped(struct seq *s, const struct op *op)
 }
 
 /* The forwarded intent whose effect this is: in lane order, so those before it that were not matched left none. */
-static struct op *match(struct seq *s, const struct seq_effect *e)
+static struct op *match(struct seq *s, const struct seq_effect *e, bool *verbatim)
 {
-    uint64_t hash;
+    struct said said;
     size_t looked = 0;
 
-    if (e->single == NULL || s->cursor == NULL)
+    if (s->cursor == NULL)
         return NULL;
-    hash = hash64(e->bytes, e->n, 0);
+    said = said_by(e);
     for (struct op *op = s->cursor; op != NULL && looked < SEQ_MATCH_LOOKAHEAD_MAX; looked++) {
-        if (is_effect_of(op, e, hash)) {
+        if (is_effect_of(op, e, &said)) {
+            *verbatim = is_verbatim(op, e, &said);
             for (; s->cursor != op; s->cursor = TAILQ_NEXT(s->cursor, in_core))
                 skip(s, s->cursor);
             s->cursor = TAILQ_NEXT(op, in_core);
@@ -94,7 +138,7 @@ static void add_raw(struct seq *s, const struct seq_effect *e)
  * alone, its replay has this effect. */
 static void log_effect_of(struct seq *s, const struct op *op, const struct seq_effect *e)
 {
-    if (is_verbatim(op, e, op->effect_hash)) {
+    if (!op->rewritten) {
         add_ref(s, op);
         s->figures.refs++;
     } else {
@@ -144,7 +188,8 @@ static void note_db(struct seq *s)
 
 void seq_effect(struct seq *s, const struct seq_effect *e)
 {
-    struct op *op = match(s, e);
+    bool verbatim = false;
+    struct op *op = match(s, e, &verbatim);
 
     s->offset = e->end_offset;
     s->stream_db = s->logged_db = e->db_after;
@@ -157,7 +202,7 @@ void seq_effect(struct seq *s, const struct seq_effect *e)
 
         dirty = dirty || (op->keys.count > 1 && taint_touches(s, &op->keys) && RULE(s, TAINT_FOLLOWS_DATA));
         op->referred = true;
-        op->rewritten = !is_verbatim(op, e, op->effect_hash);
+        op->rewritten = !verbatim;
         log_effect_of(s, op, e);
         if (dirty)
             taint_keys(s, &op->keys);

@@ -181,6 +181,7 @@ void seq_let_go(struct seq *s, struct op *op, enum seq_act act)
         return;
     }
     buf_free(&op->request);
+    buf_free(&op->sent);
     buf_free(&op->reply);
     keyset_clear(&op->keys);
     free(op->args);

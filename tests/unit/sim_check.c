@@ -43,13 +43,34 @@ static void check_promises(struct sim *w, const struct call *c, const struct key
                           c->change[i].at, c->change[i].key, history(w, rebuilt, c->change[i].key));
 }
 
-/* Whether a replayable write left its element (and not nothing, or just a tombstone). */
-static bool left_its_element(const struct call *c)
+/* Whether a write left this element of its (and not nothing, or just a tombstone). */
+static bool left_element(const struct call *c, int32_t id)
 {
     for (int i = 0; i < c->changes; i++)
-        if (c->change[i].e.id == c->cmd[0].id)
+        if (c->change[i].e.id == id)
             return true;
     return false;
+}
+
+/* A unit whole or not at all. What of a transaction Valkey would refuse, replay of its intent may not, while nobody
+ * has been told. */
+static bool is_torn(const struct call *c, int found)
+{
+    int whole = 0;
+
+    if (found == 0)
+        return false;
+    if (c->kind == OP_CAPTURED) {
+        for (int j = 0; j < c->changes; j++)
+            whole += c->change[j].e.id > 0;
+        return found != whole;
+    }
+    for (int j = 0; j < c->cmds; j++) {
+        if (c->cmd[j].verb == ZPUSH || c->cmd[j].verb == GETPUSH)
+            return false;
+        whole += c->cmd[j].id > 0;
+    }
+    return found != whole;
 }
 
 /* Times each identified element stands in one key; and whether what never had an effect, and was answered so, has one
@@ -70,20 +91,13 @@ static void check_elements(struct sim *w, const struct keyspace *rebuilt)
             if (++w->times[k][id] > 1)
                 sim_violation(w, "applied twice: %s", call_text(w, c));
             found[c->number]++;
-            if (c->state == CALL_RELEASED && c->executed &&
-                !(c->kind == OP_WRITE ? left_its_element(c) : c->changes > 0))
+            if (c->state == CALL_RELEASED && c->executed && !left_element(c, id))
                 sim_violation(w, "refused, and yet there: %s", call_text(w, c));
         }
     }
-    for (int i = 0; i < w->calls; i++) {
-        const struct call *c = &w->call[i];
-        int whole = 0;
-
-        for (int j = 0; j < c->changes; j++)
-            whole += c->change[j].e.id > 0;
-        if (c->kind == OP_CAPTURED && found[i] != 0 && found[i] != whole)
-            sim_violation(w, "a unit was torn: %s, %d of %d", call_text(w, c), found[i], whole);
-    }
+    for (int i = 0; i < w->calls; i++)
+        if (is_torn(&w->call[i], found[i]))
+            sim_violation(w, "a unit was torn: %s, %d of it", call_text(w, &w->call[i]), found[i]);
 }
 
 static void check_anonymous(struct sim *w, const struct keyspace *rebuilt)
@@ -93,9 +107,12 @@ static void check_anonymous(struct sim *w, const struct keyspace *rebuilt)
     for (int i = 0; i < w->calls; i++) {
         const struct call *c = &w->call[i];
 
-        if (c->kind == OP_WRITE && c->cmd[0].id == ANONYMOUS && c->cmd[0].verb != DEL && !left_its_element(c) &&
-            c->state != CALL_RELEASED)
-            room[c->cmd[0].key]++;
+        if (c->kind != OP_WRITE || c->state == CALL_RELEASED)
+            continue;
+        for (int j = 0; j < c->cmds; j++)
+            room[c->cmd[j].key] += c->cmd[j].id == ANONYMOUS && c->cmd[j].verb != DEL;
+        for (int j = 0; j < c->changes; j++)
+            room[c->change[j].key] -= c->change[j].e.id == ANONYMOUS;
     }
     for (int k = 0; k < SIM_KEYS; k++) {
         for (int i = 0; i < w->valkey.count[k]; i++)

@@ -25,6 +25,25 @@ static struct cmd push(struct sim *w, struct call *c, enum verb verb)
     return cmd;
 }
 
+/* A transaction of replayable writes: one intent. Its keys are in the first one's database. */
+static void make_transaction(struct sim *w, struct call *c)
+{
+    int cmds = 2 + (int)sim_random(w, SIM_CMDS_MAX - 1);
+
+    for (int i = 0; i < cmds; i++) {
+        uint64_t dice = sim_random(w, 100);
+        enum verb verb = dice < 60 ? PUSH : dice < 75 ? PUSHLEN : dice < 85 ? GETPUSH : DEL;
+        struct cmd cmd = push(w, c, sim_chance(w, w->p_typed) ? ZPUSH : verb);
+
+        if (i > 0 && sim_key_db(cmd.key) != sim_key_db(c->cmd[0].key))
+            continue;
+        c->cmd[c->cmds++] = cmd;
+        cmd_keys(&c->keys, &cmd);
+    }
+    if (sim_chance(w, 20)) /* it also reads some other key, which is not in the intent */
+        keyset_add(&c->keys, sim_key_hash((int)sim_random(w, (uint64_t)w->keys)));
+}
+
 static void make_replayable(struct sim *w, struct call *c)
 {
     uint64_t dice = sim_random(w, 100);
@@ -32,6 +51,10 @@ static void make_replayable(struct sim *w, struct call *c)
 
     c->kind = OP_WRITE;
     c->road = ROAD_LANE;
+    if (sim_chance(w, w->p_unit / 2)) {
+        make_transaction(w, c);
+        return;
+    }
     if (sim_chance(w, w->p_two_keys))
         verb = PUSHLEN;
     else if (sim_chance(w, w->p_other))
@@ -114,6 +137,7 @@ static struct op *op_new(struct call *c)
     struct op *op = must_calloc(1, sizeof *op);
     size_t used;
 
+    CHECK(c->cmds > 0 || c->kind != OP_WRITE);
     op->session = (struct session *)(void *)c;
     op->kind = c->kind;
     op->sync = c->sync;
@@ -122,11 +146,18 @@ static struct op *op_new(struct call *c)
     if (c->kind != OP_WRITE)
         return op;
     op->db = sim_key_db(c->cmd[0].key);
-    op->canon = (uint16_t)(c->cmd[0].verb == GETPUSH ? 2 : 1);
-    cmd_encode(&op->request, &c->cmd[0]);
+    op->unit = c->cmds > 1;
+    if (op->unit)
+        cmd_name(&op->request, "MULTI", NULL);
+    for (int i = 0; i < c->cmds; i++)
+        cmd_encode(&op->request, &c->cmd[i]);
+    if (op->unit)
+        cmd_name(&op->request, "EXEC", NULL);
+    else
+        op->canon = (uint16_t)(c->cmd[0].verb == GETPUSH ? 2 : 1);
     op->args = must_calloc(SIM_WORDS_MAX, sizeof *op->args);
     op->arg_count = cmd_words(buf_head(&op->request), op->request.len, op->args, &used);
-    op->effect_hash = hash64(buf_head(&op->request), op->request.len, 0);
+    op_hash_effect(op);
     return op;
 }
 

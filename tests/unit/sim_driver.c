@@ -143,6 +143,19 @@ static void trace_items(const struct buf *items)
     printf("\n");
 }
 
+static void count_transactions(struct sim *w, const struct buf *items)
+{
+    struct cursor c = cursor_of(buf_head(items), items->len);
+    struct item_view i;
+
+    while (item_next(&c, &i))
+        for (int k = 0; i.kind == ITEM_REF && k < w->calls; k++) {
+            uint64_t seq = w->call[k].seq;
+
+            w->counts.transactions += w->call[k].cmds > 1 && seq >= i.seq && seq < i.seq + i.count;
+        }
+}
+
 static void outcome(struct sim *w, struct seq_decision *d)
 {
     if (d->index != sim_log_open_index(&w->log))
@@ -151,6 +164,7 @@ static void outcome(struct sim *w, struct seq_decision *d)
     if (d->end_offset < w->last_end_offset)
         sim_violation(w, "outcomes go back in the stream");
     w->last_end_offset = d->end_offset;
+    count_transactions(w, &d->items);
     frame_outcome(&w->log.open, d->end_offset, &d->items);
     CHECK(w->outcomes < SIM_OUTCOMES_MAX);
     w->outcome[w->outcomes].index = d->index;

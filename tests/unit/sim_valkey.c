@@ -160,7 +160,7 @@ bool canon_effect_belongs(uint16_t canon, const struct argv *intent, const struc
 
     if (canon != CANON_GETPUSH || !parse(effect->bytes, effect->arg, effect->count, 0, &b) || b.verb != PUSH)
         return false;
-    CHECK(parse(intent->bytes, intent->arg, intent->count, 0, &a));
+    CHECK(parse(intent->bytes, intent->arg, intent->count, 0, &a)); /* a transaction is in no table */
     return a.key == b.key && a.id == b.id;
 }
 

@@ -124,7 +124,7 @@ static struct op *new_op(struct stage *t, int i, enum op_kind kind, const char *
     op->kind = kind;
     op->sync = true;
     encode(text, &op->request, &op->keys);
-    op->effect_hash = hash64(buf_head(&op->request), op->request.len, 0);
+    op_hash_effect(op);
     return op;
 }
 
