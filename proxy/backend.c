@@ -376,10 +376,16 @@ void backend_use(struct backend *b, uint32_t db, int proto)
 
 void backend_send(struct backend *b, const void *resp, size_t n, void *cookie)
 {
+    backend_send_many(b, resp, n, 1, cookie);
+}
+
+void backend_send_many(struct backend *b, const void *resp, size_t n, size_t replies, void *cookie)
+{
     struct buf *out = out_of(b);
 
-    CHECK(cookie != NULL && !b->closed);
-    due_push(b, cookie);
+    CHECK(cookie != NULL && replies > 0 && !b->closed);
+    for (size_t i = 0; i < replies; i++)
+        due_push(b, cookie);
     if (out != NULL) /* else the cookie waits for backend_take_due() */
         buf_append(out, resp, n);
 }
@@ -407,10 +413,12 @@ bool backend_take_due(struct backend *b, void **cookie)
     while (b->due_count > 0) {
         const void *c = due_pop(b);
 
-        if (!is_ours(c)) {
-            *cookie = (void *)c;
-            return true;
-        }
+        if (is_ours(c))
+            continue;
+        while (b->due_count > 0 && b->due[b->due_head] == c)
+            (void)due_pop(b);
+        *cookie = (void *)c;
+        return true;
     }
     return false;
 }

@@ -42,13 +42,15 @@ void backend_close(struct backend *b); /* freed at the end of the turn; NULL is 
 void backend_use(struct backend *b, uint32_t db, int proto);
 /* One command (canonical RESP) with one reply due. cookie must not be NULL. */
 void backend_send(struct backend *b, const void *resp, size_t n, void *cookie);
+/* Several commands in one, with so many replies due, each with this cookie. */
+void backend_send_many(struct backend *b, const void *resp, size_t n, size_t replies, void *cookie);
 /* Bytes without a reply of their own. */
 void backend_send_unanswered(struct backend *b, const void *resp, size_t n);
 /* After the session changed them itself (AUTH, SELECT inside MULTI, HELLO, RESET on a pinned connection). */
 void backend_note_db(struct backend *b, uint32_t db);
 void backend_note_proto(struct backend *b, int proto);
-bool backend_take_due(struct backend *b,
-                      void **cookie);        /* oldest unanswered cookie, removed; internal ones are skipped */
+/* Oldest unanswered cookie, removed; internal ones are skipped, and what backend_send_many() has added is one. */
+bool backend_take_due(struct backend *b, void **cookie);
 size_t backend_due(const struct backend *b); /* unanswered cookies */
 bool backend_ready(const struct backend *b);
 uint64_t backend_client_id(const struct backend *b); /* Valkey's id of this connection; 0 before the handshake */

@@ -83,6 +83,10 @@ static void on_reply(void *arg, void *cookie, const char *reply, size_t n)
         on_marker_reply(c, reply);
         return;
     }
+    if (op->more > 0) {
+        op->more--;
+        return;
+    }
     buf_append(&op->reply, reply, n);
     op->error = reply[0] == '-';
     if (!log_alone(c->log))
@@ -152,12 +156,15 @@ void lane_close(struct core *c)
 
 void lane_send(struct core *c, struct op *op)
 {
+    const struct buf *out;
+
     CHECK(c->lane_state == LANE_OPEN);
     op->forwarded_us = loop_now_us(c->loop);
     if (op->kind == OP_WRITE && op->forwarded_us > op->accepted_us)
         histogram_add(&c->commit_us, op->forwarded_us - op->accepted_us);
     backend_use(c->lane, op->db, op->proto);
-    backend_send(c->lane, buf_head(&op->request), op->request.len, op);
+    out = op->sent.len > 0 ? &op->sent : &op->request;
+    backend_send_many(c->lane, buf_head(out), out->len, op->more + 1, op);
 }
 
 /* ---- markers ---- */

@@ -239,7 +239,7 @@ void lane_ask(struct lane *l, struct task *t, const char *resp, size_t n)
 {
     CHECK(l->state == LANE_OPEN);
     backend_use(l->backend, t->op.db, l->proto);
-    backend_send(l->backend, resp, n, t);
+    backend_send_many(l->backend, resp, n, t->op.more + 1, t);
     if (backend_pending(l->backend) > LANE_PENDING_BYTES_MAX)
         l->congested = true;
 }

@@ -34,9 +34,9 @@ static const struct local_row rows[] = {
     {"post", TREAT_ALWAYS, -1, false, local_close, "HTTP: the connection is closed"},
     {"host:", TREAT_ALWAYS, -1, false, local_close, "HTTP: the connection is closed"},
 
-    {"multi", TREAT_MULTI, 1, false, NULL, own_connection},
-    {"exec", TREAT_EXEC, 1, false, NULL, "captured"},
-    {"discard", TREAT_DISCARD, 1, false, NULL, own_connection},
+    {"multi", TREAT_MULTI, 1, false, NULL, "queued with Holdfast, or on the session's own connection"},
+    {"exec", TREAT_EXEC, 1, false, NULL, "one block; on a sync connection one intent, or captured"},
+    {"discard", TREAT_DISCARD, 1, false, NULL, "queued with Holdfast, or on the session's own connection"},
     {"watch", TREAT_WATCH, -2, false, NULL, own_connection},
     {"unwatch", TREAT_UNWATCH, 1, true, NULL, own_connection},
     SUBSCRIBING("subscribe", -2),

@@ -159,7 +159,7 @@ static void on_closed(void *arg, const char *why)
 {
     struct pinned *p = arg;
     struct session *s = p->session;
-    bool state = s->tx != NULL || session_stateful(s) || (p->as_user && s->user != NULL);
+    bool state = (s->tx != NULL && !tx_is_here(s)) || session_stateful(s) || (p->as_user && s->user != NULL);
 
     diag_log(s->worker->diag, DIAG_VERBOSE, "Connection of client id=%llu to Valkey: %s", (unsigned long long)s->id,
              why);
@@ -231,7 +231,7 @@ void pinned_ask(struct session *s, struct task *t, const char *resp, size_t n)
         t->known = true;
         worker_post(s->worker, TO_CORE_BEGIN, &t->op, 0);
     }
-    backend_send(b, resp, n, t);
+    backend_send_many(b, resp, n, t->op.more + 1, t);
 }
 
 void pinned_stream(struct session *s, struct task *t, const char *resp, size_t n)

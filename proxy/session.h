@@ -18,6 +18,7 @@
 
 #include "log/base/buf.h"
 #include "proxy/argv.h"
+#include "proxy/canon.h"
 #include "proxy/command.h"
 #include "proxy/op.h"
 #include "proxy/router.h"
@@ -114,14 +115,20 @@ enum via { VIA_NONE, VIA_LANE, VIA_WRITER, VIA_PINNED, VIA_CONTROL };
 
 enum choice { CHOICE_DEFAULT, CHOICE_OFF, CHOICE_ASYNC, CHOICE_SYNC };
 
+enum tx_place {
+    TX_HERE,    /* queued with us; Valkey hears of it at EXEC */
+    TX_VALKEY,  /* queued by Valkey, on the pinned connection */
+    TX_UNSERVED /* begun while there was no Valkey: nothing is queued anywhere, EXEC will be aborted */
+};
 struct transaction { /* MULTI to EXEC */
-    struct keyset keys;
+    enum tx_place place;
+    struct buf queued;  /* TX_HERE: the commands, canonical RESP */
+    struct keyset keys; /* TX_VALKEY: what EXEC may touch */
     uint64_t commands;
     size_t bytes;
-    uint32_t db;   /* after the SELECTs that were queued */
-    bool writes;   /* something that may write was queued */
-    bool refused;  /* -CLUSTERDOWN was answered to a queued command */
-    bool unserved; /* begun while there was no Valkey: nothing is queued anywhere, EXEC will be aborted */
+    uint32_t db;  /* after the SELECTs that were queued */
+    bool writes;  /* something that may write was queued */
+    bool refused; /* an error was answered to a queued command: EXEC must not run the rest */
     bool selects;
 };
 
@@ -253,6 +260,15 @@ enum dispatch session_to_pinned(struct session *s, enum op_kind kind, const stru
                                 task_reply_fn *on_reply, struct task **out);
 enum dispatch session_to_control(struct session *s, const char *resp, size_t n, task_reply_fn *on_reply,
                                  struct task **out);
+/* The shared lane that the session's next command would go to. HOLD_CAME, HOLD_READY: not now. */
+enum hold session_lane(struct session *s, struct lane **out);
+/* A write of an async session: to that lane, now. op.keys: what it may touch, if worker's gate says tracking. */
+void session_send_async(struct session *s, struct lane *l, struct task *t, const char *bytes, size_t n);
+/* op.request (and op.sent) to the writer lane, by way of the core. */
+void session_send_writer(struct session *s, struct task *t);
+/* canon_intent() of a command into t's op: kind, canon, request, args; the keys of its canonical form are added.
+ * CANON_NO: nothing was done. */
+enum canon_result session_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a);
 /* The way of a command that reads nothing and writes nothing: a lane, or pinned for sessions with state or without
  * full rights. */
 enum dispatch session_forward(struct session *s, const struct argv *a, task_reply_fn *on_reply, struct task **out);
@@ -268,11 +284,25 @@ bool session_check_arity(struct session *s, const struct command *c, const struc
 void session_say_stranger(struct session *s, const struct command *c, const struct local_row *row,
                           const struct argv *a);
 
-/* ---- transactions: session_tx.c ---- */
+/* ---- transactions: session_tx.c, session_exec.c ---- */
 enum dispatch tx_command(struct session *s, const struct route_facts *f, const struct route *r);
 /* MULTI while there is no Valkey, and what follows up to EXEC. */
 void tx_begin_unserved(struct session *s);
 enum dispatch tx_unserved(struct session *s, const struct route_facts *f);
+/* EXEC and DISCARD of a transaction that is queued with us. */
+enum dispatch tx_here_end(struct session *s, const struct route_facts *f);
+enum dispatch tx_abort(struct session *s, const char *text);
+enum dispatch tx_exec_here(struct session *s, const struct route_facts *f);
+bool tx_is_here(const struct session *s);
+/* The commands of tx->queued, one after the other, to the last: that frees what the walk has made. */
+struct tx_walk {
+    const struct buf *queued;
+    size_t at, cap;
+    struct arg *places;
+    struct argv args;
+    const struct command *command; /* NULL: Valkey does not list it any more */
+};
+bool tx_walk_next(struct tx_walk *w, const struct command_table *table);
 void tx_end(struct session *s);
 
 #endif

@@ -39,6 +39,7 @@ void task_free(struct task *t)
     w->task_count--;
     keyset_clear(&t->op.keys);
     buf_free(&t->op.request);
+    buf_free(&t->op.sent);
     buf_free(&t->op.reply);
     buf_free(&t->extra);
     free(t->op.args);
@@ -86,7 +87,7 @@ void session_sent(struct session *s, struct task *t, enum task_place place, enum
 {
     t->place = place;
     t->waited = true;
-    t->held_bytes = t->op.request.len;
+    t->held_bytes = t->op.request.len + t->op.sent.len;
     s->inflight_bytes += t->held_bytes;
     s->uncame++;
     s->via = via;
@@ -266,6 +267,10 @@ static bool tells_nothing(const char *reply, size_t n)
 
 void task_reply(struct task *t, const char *reply, size_t n)
 {
+    if (t->op.more > 0) {
+        t->op.more--;
+        return;
+    }
     t->op.error = reply[0] == '-';
     end_async(t);
     if (t->place == TASK_BOTH) {

@@ -14,7 +14,6 @@
 #include "log/base/clock.h"
 #include "log/base/hash.h"
 #include "log/base/stream.h"
-#include "proxy/canon.h"
 #include "proxy/lane.h"
 #include "proxy/local.h"
 #include "proxy/pause.h"
@@ -60,6 +59,8 @@ enum dispatch session_wait_ready(struct session *s)
         tx_begin_unserved(s);
         return DISPATCHED;
     }
+    if (s->tx != NULL)
+        s->tx->refused = true;
     session_say(s, session_loading_text(s->worker, text, sizeof text));
     return DISPATCHED;
 }
@@ -74,16 +75,28 @@ static void keys_of(struct session *s, struct task *t, const struct command *c, 
         command_keys(s->worker->commands, c, a, t->op.db, &t->op.keys);
 }
 
-static enum dispatch choose_lane(struct session *s, struct lane **out)
+enum hold session_lane(struct session *s, struct lane **out)
 {
     struct lane *l = lanes_of(s->worker->lanes, s);
 
     if (session_needs(s, VIA_LANE) != HOLD_NONE || (l != s->lane && s->uncame > 0))
-        return session_hold(s, HOLD_CAME);
+        return HOLD_CAME;
     if (l == NULL || !lane_usable(l))
-        return session_wait_ready(s);
+        return HOLD_READY;
     s->lane = *out = l;
-    return DISPATCHED;
+    return HOLD_NONE;
+}
+
+static enum dispatch choose_lane(struct session *s, struct lane **out)
+{
+    switch (session_lane(s, out)) {
+    case HOLD_NONE:
+        return DISPATCHED;
+    case HOLD_READY:
+        return session_wait_ready(s);
+    default:
+        return session_hold(s, HOLD_CAME);
+    }
 }
 
 /* DISPATCHED with *out == NULL: it was answered with an error. */
@@ -161,9 +174,26 @@ enum dispatch session_forward(struct session *s, const struct argv *a, task_repl
 
 /* A write of an async session: sent at once; the core is told that it begins, under which epoch, and later that it
  * has ended. */
-static enum dispatch to_async(struct session *s, const struct command *c, const struct argv *a)
+void session_send_async(struct session *s, struct lane *l, struct task *t, const char *bytes, size_t n)
 {
     struct worker *w = s->worker;
+
+    t->op.sync = false;
+    t->async_write = true;
+    t->epoch = atomic_load_explicit(&w->set.gate->epoch, memory_order_relaxed);
+    worker_post(w, TO_CORE_ASYNC_BEGIN, NULL, t->epoch);
+    if (atomic_load_explicit(&w->set.gate->tracking, memory_order_relaxed)) {
+        if (t->op.keys.all)
+            worker_post(w, TO_CORE_ASYNC_ALL, NULL, 0);
+        for (uint32_t i = 0; i < t->op.keys.count; i++)
+            worker_post(w, TO_CORE_ASYNC_KEY, NULL, keyset_keys(&t->op.keys)[i]);
+    }
+    session_sent(s, t, TASK_LANE, VIA_LANE);
+    lane_ask(l, t, bytes, n);
+}
+
+static enum dispatch to_async(struct session *s, const struct command *c, const struct argv *a)
+{
     struct lane *l = NULL;
     struct task *t;
 
@@ -172,41 +202,21 @@ static enum dispatch to_async(struct session *s, const struct command *c, const 
     if (l == NULL)
         return DISPATCHED;
     t = session_task(s, OP_CAPTURED);
-    t->op.sync = false;
-    t->async_write = true;
-    t->epoch = atomic_load_explicit(&w->set.gate->epoch, memory_order_relaxed);
-    worker_post(w, TO_CORE_ASYNC_BEGIN, NULL, t->epoch);
-    if (atomic_load_explicit(&w->set.gate->tracking, memory_order_relaxed)) {
+    if (atomic_load_explicit(&s->worker->set.gate->tracking, memory_order_relaxed))
         keys_of(s, t, c, a);
-        if (t->op.keys.all)
-            worker_post(w, TO_CORE_ASYNC_ALL, NULL, 0);
-        for (uint32_t i = 0; i < t->op.keys.count; i++)
-            worker_post(w, TO_CORE_ASYNC_KEY, NULL, keyset_keys(&t->op.keys)[i]);
-    }
-    session_sent(s, t, TASK_LANE, VIA_LANE);
-    lane_ask(l, t, a->bytes, a->n);
+    session_send_async(s, l, t, a->bytes, a->n);
     return DISPATCHED;
 }
 
 /* ---- to the writer lane, by way of the core ---- */
 
-/* Where the arguments of our own canonical RESP are: "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n". */
 static void find_args(struct op *op)
 {
     const char *bytes = buf_head(&op->request);
-    char *after;
-    size_t at;
 
-    op->arg_count = (size_t)strtoul(bytes + 1, &after, 10);
+    (void)argv_places(bytes, op->request.len, NULL, &op->arg_count);
     op->args = must_calloc(op->arg_count, sizeof *op->args);
-    at = (size_t)(after - bytes) + 2;
-    for (size_t i = 0; i < op->arg_count; i++) {
-        CHECK(at < op->request.len && bytes[at] == '$');
-        op->args[i].len = (size_t)strtoul(bytes + at + 1, &after, 10);
-        op->args[i].at = (size_t)(after - bytes) + 2;
-        at = op->args[i].at + op->args[i].len + 2;
-    }
-    CHECK(at == op->request.len);
+    CHECK(argv_places(bytes, op->request.len, op->args, &op->arg_count) == op->request.len);
 }
 
 static void copy_args(struct op *op, const struct argv *a)
@@ -216,7 +226,7 @@ static void copy_args(struct op *op, const struct argv *a)
     op->arg_count = a->count;
 }
 
-static enum canon_result make_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a)
+enum canon_result session_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a)
 {
     enum canon_result result = canon_intent(c->canon, a, clock_wall_ms(), &t->op.request);
     const struct command *canonical = c;
@@ -238,9 +248,19 @@ static enum canon_result make_intent(struct session *s, struct task *t, const st
     CHECK(canonical != NULL && canonical->canon != 0);
     t->op.kind = OP_WRITE;
     t->op.canon = canonical->canon;
-    t->op.effect_hash = hash64(made.bytes, made.n, 0);
+    op_hash_effect(&t->op);
     keys_of(s, t, canonical, &made);
     return result;
+}
+
+void session_send_writer(struct session *s, struct task *t)
+{
+    if (t->op.request.failed || t->op.sent.failed) {
+        session_answer_error(t, "ERR out of memory for the command");
+        return;
+    }
+    session_sent(s, t, TASK_CORE, VIA_WRITER);
+    worker_post(s->worker, t->op.kind == OP_WRITE ? TO_CORE_WRITE : TO_CORE_LANE, &t->op, 0);
 }
 
 static enum dispatch to_writer(struct session *s, bool try_intent, const struct command *c, const struct argv *a)
@@ -253,18 +273,13 @@ static enum dispatch to_writer(struct session *s, bool try_intent, const struct 
         return session_wait_ready(s);
     t = session_task(s, OP_CAPTURED);
     t->op.accepted_us = loop_now_us(s->worker->loop);
-    if (!try_intent || make_intent(s, t, c, a) == CANON_NO) {
+    if (!try_intent || session_intent(s, t, c, a) == CANON_NO) {
         buf_clear(&t->op.request);
         buf_append(&t->op.request, a->bytes, a->n);
         if (c->flags & (CMD_WRITE | CMD_SCRIPT | CMD_MAY_REPLICATE)) /* SCRIPT LOAD touches no key */
             keys_of(s, t, c, a);
     }
-    if (t->op.request.failed) {
-        session_answer_error(t, "ERR out of memory for the command");
-        return DISPATCHED;
-    }
-    session_sent(s, t, TASK_CORE, VIA_WRITER);
-    worker_post(s->worker, t->op.kind == OP_WRITE ? TO_CORE_WRITE : TO_CORE_LANE, &t->op, 0);
+    session_send_writer(s, t);
     return DISPATCHED;
 }
 
@@ -351,8 +366,10 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
     if (w->set.config->member_count > 0 && f.write_bytes_max > GROUP_WRITE_BYTES_MAX)
         f.write_bytes_max = GROUP_WRITE_BYTES_MAX;
     f.marker_channel = w->set.marker_channel != NULL ? w->set.marker_channel : "";
-    if (s->tx != NULL && s->tx->unserved && row->treatment != TREAT_QUIT && row->treatment != TREAT_RESET)
+    if (s->tx != NULL && s->tx->place == TX_UNSERVED && row->treatment != TREAT_QUIT && row->treatment != TREAT_RESET)
         return tx_unserved(s, &f);
+    if (tx_is_here(s) && (row->treatment == TREAT_EXEC || row->treatment == TREAT_DISCARD))
+        return tx_here_end(s, &f);
     r = route_command(&f);
     if (r.to == ROUTE_REFUSE && r.why == WHY_LOADING && row->treatment == TREAT_MULTI) {
         tx_begin_unserved(s);

@@ -86,5 +86,5 @@ bool session_blocked(const struct session *s)
 size_t session_memory(const struct session *s)
 {
     return sizeof *s + s->stash.cap + resp_parser_bytes(s->parser) + stream_pending(s->stream) + s->inflight_bytes +
-           s->op_count * sizeof(struct task);
+           s->op_count * sizeof(struct task) + (s->tx != NULL ? s->tx->queued.cap : 0);
 }

@@ -91,7 +91,7 @@ static void end_sessions_with_state(struct worker *w)
     struct session *s, *next;
 
     for (s = TAILQ_FIRST(&w->sessions); s != NULL; s = next) {
-        bool state = s->tx != NULL || session_stateful(s) || pinned_is_user(s);
+        bool state = (s->tx != NULL && !tx_is_here(s)) || session_stateful(s) || pinned_is_user(s);
 
         next = TAILQ_NEXT(s, in_worker);
         pinned_close(s, true);
