@@ -331,6 +331,27 @@ static bool needs_no_auth(const struct local_row *row, const struct command *c)
            row->run == local_hello || row->run == local_close || (c != NULL && (c->flags & CMD_NO_AUTH) != 0);
 }
 
+static enum dispatch serve(struct session *s, const struct route_facts *f, const struct local_row *row)
+{
+    bool ends_tx = row->treatment == TREAT_EXEC || row->treatment == TREAT_DISCARD;
+    struct route r;
+
+    if (s->tx != NULL && s->tx->place == TX_UNSERVED && row->treatment != TREAT_QUIT && row->treatment != TREAT_RESET)
+        return tx_unserved(s, f);
+    if (tx_is_here(s) && ends_tx)
+        return row->treatment == TREAT_EXEC && pause_holds(s, f) ? session_hold(s, HOLD_PAUSE) : tx_here_end(s, f);
+    r = route_command(f);
+    if (r.to == ROUTE_REFUSE && r.why == WHY_LOADING && row->treatment == TREAT_MULTI) {
+        tx_begin_unserved(s);
+        return DISPATCHED;
+    }
+    if (r.to == ROUTE_MULTI && row->treatment != TREAT_BY_FLAGS && !row->in_multi)
+        r = (struct route){.to = ROUTE_REFUSE, .kind = OP_LOCAL, .why = WHY_IN_MULTI};
+    if (r.to != ROUTE_REFUSE && pause_holds(s, f))
+        return session_hold(s, HOLD_PAUSE);
+    return follow(s, f, &r, row);
+}
+
 enum dispatch session_dispatch(struct session *s, const struct argv *a)
 {
     struct worker *w = s->worker;
@@ -338,7 +359,6 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
     const struct command *c = w->commands != NULL ? command_find(w->commands, a) : NULL;
     const struct local_row *row = local_row(w, c, a);
     struct route_facts f = {.command = c, .args = a, .treatment = row->treatment, .in_multi = s->tx != NULL};
-    struct route r;
     enum dispatch done;
 
     if (s->barrier && s->uncame > 0)
@@ -366,20 +386,7 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
     if (w->set.config->member_count > 0 && f.write_bytes_max > GROUP_WRITE_BYTES_MAX)
         f.write_bytes_max = GROUP_WRITE_BYTES_MAX;
     f.marker_channel = w->set.marker_channel != NULL ? w->set.marker_channel : "";
-    if (s->tx != NULL && s->tx->place == TX_UNSERVED && row->treatment != TREAT_QUIT && row->treatment != TREAT_RESET)
-        return tx_unserved(s, &f);
-    if (tx_is_here(s) && (row->treatment == TREAT_EXEC || row->treatment == TREAT_DISCARD))
-        return tx_here_end(s, &f);
-    r = route_command(&f);
-    if (r.to == ROUTE_REFUSE && r.why == WHY_LOADING && row->treatment == TREAT_MULTI) {
-        tx_begin_unserved(s);
-        return DISPATCHED;
-    }
-    if (r.to == ROUTE_MULTI && row->treatment != TREAT_BY_FLAGS && !row->in_multi)
-        r = (struct route){.to = ROUTE_REFUSE, .kind = OP_LOCAL, .why = WHY_IN_MULTI};
-    if (r.to != ROUTE_REFUSE && pause_holds(s, &f))
-        return session_hold(s, HOLD_PAUSE);
-    done = follow(s, &f, &r, row);
+    done = serve(s, &f, row);
     if (done == DISPATCHED) {
         s->commands++;
         w->commands_total++;
