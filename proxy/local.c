@@ -29,7 +29,7 @@ static const struct local_row rows[] = {
     {"hello", TREAT_ALWAYS, -1, false, local_hello, ours},
     {"reset", TREAT_RESET, 1, false, local_reset, ours},
     {"quit", TREAT_QUIT, -1, false, local_quit, ours},
-    {"ping", TREAT_LOCAL, -1, true, local_ping, "answered at once; -LOADING while Valkey is away"},
+    {"ping", TREAT_LOCAL, -1, true, local_ping, "by Valkey; -LOADING while it is away"},
     {"select", TREAT_ALWAYS, 2, true, local_select, ours},
     {"post", TREAT_ALWAYS, -1, false, local_close, "HTTP: the connection is closed"},
     {"host:", TREAT_ALWAYS, -1, false, local_close, "HTTP: the connection is closed"},
@@ -155,8 +155,8 @@ static const struct local_row *find_by_args(const struct argv *a)
     char name[128], one[64], two[64];
     const struct local_row *row = &by_flags;
 
-    if (a->count == 0 || !argv_text(a, 0, one, sizeof one))
-        return row;
+    if (a->count == 0 || !argv_text(a, 0, one, sizeof one) || strchr(one, '|') != NULL)
+        return row; /* "config|get" is no command: unknown to Valkey, too */
     for (char *c = one; *c != '\0'; c++)
         *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
     if (a->count > 1 && argv_text(a, 1, two, sizeof two)) {

@@ -116,8 +116,10 @@ enum dispatch local_client_tracking(struct session *s, const struct argv *a)
         other = id > 0 ? worker_find(s->worker, (uint64_t)id) : NULL;
         if (other == NULL)
             return local_error(s, nobody);
-        if (!other->authenticated) /* it has no rights yet, and so no connection */
+        if (session_authentication(other) == AUTH_NEEDED) /* it has no rights yet, and so no connection */
             return local_error(s, nobody);
+        if (session_authentication(other) == AUTH_UNKNOWN)
+            return session_wait_ready(s);
         if (be_redirected_to(s, other) == NOT_NOW)
             return NOT_NOW;
         if (pinned_client_id(other) == 0) /* an error was answered */

@@ -89,6 +89,25 @@ static bool is_pong(const struct pinned *p, const char *push, size_t n)
     return memmem(push, n, p->nonce, strlen(p->nonce)) != NULL;
 }
 
+/* Whether the session's invalidations go nowhere any more; what it is told has Valkey's id. */
+static bool is_redirect_broken(const struct session *s, const char *push, size_t n)
+{
+    const char *word;
+    size_t len;
+
+    return s->redirect_id != 0 && push[0] == '>' && first_word(push, n, &word, &len) &&
+           word_is(word, len, "tracking-redir-broken");
+}
+
+static void push_redirect_broken(struct session *s)
+{
+    char push[80];
+    int n = snprintf(push, sizeof push, ">2\r\n$21\r\ntracking-redir-broken\r\n:%llu\r\n",
+                     (unsigned long long)s->redirect_id);
+
+    session_push(s, push, (size_t)n);
+}
+
 static void on_push(void *arg, const char *push, size_t n)
 {
     struct pinned *p = arg;
@@ -102,9 +121,13 @@ static void on_push(void *arg, const char *push, size_t n)
     }
     if (is_marker(s, push, n))
         return;
+    if (is_redirect_broken(s, push, n)) {
+        push_redirect_broken(s);
+        return;
+    }
     count_channels(s, push, n);
-    if (t == NULL || !t->mute)
-        session_write(s, push, n);
+    if (t == NULL || !t->mute || push[0] != '-') /* CLIENT REPLY OFF silences no confirmation, as in Valkey */
+        session_push(s, push, n);
 }
 
 static void on_monitor_answer(struct task *t, const char *reply, size_t n)

@@ -27,7 +27,7 @@ enum {
     SLICE_BYTES = 4096,               /* between replies */
     SLICE_BYTES_MAX = 16384,          /* inside a long one */
     KEEP_BYTES_MAX = 64 * 1024,       /* a longer buffer is released after its reply */
-    DEPTH_MAX = 128,                  /* nesting; Valkey's own replies stay below 10 */
+    DEPTH_MAX = 8192,                 /* nesting; Lua's stack ends that of a script's reply at about 4000 */
     LINE_BYTES_MAX = 64 * 1024 * 1024 /* a reply line: a script may put anything into an error */
 };
 

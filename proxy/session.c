@@ -270,6 +270,7 @@ static struct session *make(struct worker *w, bool unix_socket)
     s->proto = 2;
     s->unix_socket = unix_socket;
     s->created_ms = s->active_ms = loop_now_ms(w->loop);
+    s->reply_bytes = SESSION_REPLY_BYTES_FIRST;
     TAILQ_INIT(&s->ops);
     TAILQ_INSERT_TAIL(&w->sessions, s, in_worker);
     w->session_count++;

@@ -32,10 +32,12 @@ struct user;
 struct worker;
 
 enum {
-    SESSION_OPS_MAX = 1024,                  /* in flight; beyond it, reading stops */
-    SESSION_INFLIGHT_BYTES_MAX = 32 << 20,   /* of requests that we keep */
-    SESSION_STASH_BYTES_MAX = 64 << 10,      /* read ahead of a held command; one read more at most */
-    SESSION_OUT_BYTES_MAX = 1 << 20,         /* unsent replies; beyond it, reading stops */
+    SESSION_OPS_MAX = 1024,                /* in flight; beyond it, reading stops */
+    SESSION_INFLIGHT_BYTES_MAX = 32 << 20, /* of requests that we keep */
+    SESSION_REPLIES_BYTES_MAX = 64 << 20,  /* of replies that are to be expected; as it seems, once some have come */
+    SESSION_REPLY_BYTES_FIRST = 512 << 10, /* what the first one may have */
+    SESSION_STASH_BYTES_MAX = 64 << 10,    /* read ahead of a held command; one read more at most */
+    SESSION_OUT_BYTES_MAX = 1 << 20,       /* unsent replies; beyond it, reading stops */
     SESSION_TRANSACTION_BYTES_MAX = 1 << 30, /* queued in one MULTI */
     SESSION_HOLD_MS_MAX = 1000               /* how long a command waits for a connection before it gets -LOADING */
 };
@@ -70,6 +72,7 @@ struct task {
     void *context;                       /* of on_reply */
     void (*context_free)(void *context); /* NULL: context is borrowed */
     struct buf extra;                    /* of on_reply */
+    struct buf behind;                   /* pushes that came after its reply: they leave after it */
     struct task *peer;                   /* WAIT: the other half */
     uint64_t deadline_ms;                /* WAIT: 0 = none */
     uint64_t numbers[3];                 /* WAIT: what was asked, and reached */
@@ -172,7 +175,7 @@ struct session {
     uint32_t op_count, uncame;
     uint32_t channels, patterns, shard_channels; /* subscriptions, as Valkey counted them; patterns are in channels,
                                                     too */
-    uint64_t redirect_id; /* CLIENT TRACKING REDIRECT; 0 = none */
+    uint64_t redirect_id;                        /* CLIENT TRACKING REDIRECT; 0 = none */
     size_t inflight_bytes;
     struct resp_parser *parser;
     struct buf stash;
@@ -189,6 +192,8 @@ struct session {
     const struct command *last; /* for CLIENT LIST; forgotten when the table changes */
     bool ready_owed;            /* a relay's link that has not been told that it may speak */
     uint64_t created_ms, active_ms;
+    size_t behind_bytes;    /* pushes that wait behind replies */
+    size_t reply_bytes;     /* of a reply, smoothed */
     uint64_t soft_since_ms; /* output above the soft limit since then */
     uint64_t in_bytes, out_bytes, commands;
 };
@@ -237,7 +242,9 @@ void session_answer_error(struct task *t, const char *text);        /* text with
 void session_answer_buf(struct task *t, struct buf *reply);         /* frees reply's memory */
 void session_release(struct task *t);                               /* the same, the answer is in op.reply */
 void session_say(struct session *s, const char *text);              /* a task of its own with this error */
-void session_write(struct session *s, const char *bytes, size_t n); /* to the client, now: whole replies or pushes */
+void session_write(struct session *s, const char *bytes, size_t n); /* to the client, now: whole replies */
+void session_push(struct session *s, const char *bytes,
+                  size_t n); /* one that came on its own connection: in its place */
 /* The reply of a lane or pinned connection has come. */
 void task_reply(struct task *t, const char *reply, size_t n);
 /* Its connection broke; text is the error for its client. The caller has told the core. */

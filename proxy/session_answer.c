@@ -42,6 +42,7 @@ void task_free(struct task *t)
     buf_free(&t->op.sent);
     buf_free(&t->op.reply);
     buf_free(&t->extra);
+    buf_free(&t->behind);
     free(t->op.args);
     t->op.args = NULL;
     if (t->context_free != NULL && t->context != NULL)
@@ -117,7 +118,7 @@ static void check_output(struct session *s)
 {
     bool pubsub = s->channels + s->shard_channels > 0;
     const struct output_limit *limit = &s->worker->config->output_limit[pubsub ? OUTPUT_PUBSUB : OUTPUT_NORMAL];
-    size_t pending = stream_pending(s->stream);
+    size_t pending = stream_pending(s->stream) + s->behind_bytes;
 
     if (limit->hard_bytes != 0 && pending > limit->hard_bytes) {
         s->doom = "output buffer limit overcome";
@@ -134,8 +135,39 @@ void session_write(struct session *s, const char *bytes, size_t n)
     if (s->state == SESSION_CLOSED || n == 0)
         return;
     stream_write(s->stream, bytes, n);
+    s->reply_bytes = n > s->reply_bytes ? n : s->reply_bytes - (s->reply_bytes - n) / 8;
     s->out_bytes += n;
     s->worker->out_bytes += n;
+    check_output(s);
+}
+
+/* Pushes keep their place among the replies of the connection that they came on, also among those that wait for their
+ * release. A client that caches would else be told that a key has changed before it is told the value that is stale
+ * by then, and keep it.
+ *
+ *   from Valkey:  reply of GET k, invalidate k        FIFO: [GET k: came, waits | behind: invalidate k] */
+void session_push(struct session *s, const char *bytes, size_t n)
+{
+    struct op *op;
+    struct buf *behind;
+
+    TAILQ_FOREACH_REVERSE(op, &s->ops, op_list, in_session)
+    {
+        if (op->pinned && op->came)
+            break;
+    }
+    if (op == NULL) {
+        session_write(s, bytes, n);
+        return;
+    }
+    behind = &task_of(op)->behind;
+    s->behind_bytes -= behind->len;
+    buf_append(behind, bytes, n);
+    s->behind_bytes += behind->len;
+    if (behind->failed) {
+        s->doom = "out of memory for a push";
+        session_kick(s);
+    }
     check_output(s);
 }
 
@@ -143,6 +175,11 @@ void session_write(struct session *s, const char *bytes, size_t n)
 static void leave(struct session *s, struct task *t)
 {
     bool finish = t->finish;
+
+    if (t->behind.len > 0) {
+        s->behind_bytes -= t->behind.len;
+        session_write(s, buf_head(&t->behind), t->behind.len);
+    }
 
     TAILQ_REMOVE(&s->ops, &t->op, in_session);
     CHECK(s->op_count > 0);

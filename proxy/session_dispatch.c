@@ -31,8 +31,8 @@ enum {
 
 bool session_over_limit(const struct session *s)
 {
-    return s->op_count >= SESSION_OPS_MAX || s->inflight_bytes >= SESSION_INFLIGHT_BYTES_MAX ||
-           stream_pending(s->stream) >= SESSION_OUT_BYTES_MAX;
+    return s->op_count >= SESSION_OPS_MAX || s->op_count * s->reply_bytes >= SESSION_REPLIES_BYTES_MAX ||
+           s->inflight_bytes >= SESSION_INFLIGHT_BYTES_MAX || stream_pending(s->stream) >= SESSION_OUT_BYTES_MAX;
 }
 
 enum dispatch session_hold(struct session *s, enum hold why)
