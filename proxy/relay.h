@@ -27,6 +27,7 @@ enum {
     RELAY_OUT_BYTES_MAX = 1 << 20, /* unsent to the client; beyond it, the link is not read */
     RELAY_TICK_MS = 20,            /* while commands wait */
     RELAY_RETRY_MS = 50,           /* from a link that could not be had to the next attempt */
+    RELAY_BLOCKED_MS = 300,        /* a command that may block and is unanswered so long is blocked */
     RELAY_STALE_MS = 500           /* what a former leader may take to answer, once another one is known */
 };
 
@@ -38,7 +39,8 @@ void relays_watch(struct worker *w); /* commands wait: look at the clock every R
 void relays_on_tick(void *arg);      /* arg: the worker; its relay_tick */
 bool relays_run(struct worker *w);   /* each turn; the node's part may have changed. false: nothing was to be done */
 void relays_tick(struct worker *w, uint64_t now_ms); /* idle clients */
-bool relays_idle(struct worker *w);                  /* for draining: nothing was sent that is not answered */
+/* For draining: nothing was sent that is not answered, but for what waits for other clients. */
+bool relays_idle(struct worker *w, uint64_t now_ms);
 void relays_pause(struct worker *w);
 void relays_close(struct worker *w, const char *why);
 

@@ -137,13 +137,22 @@ void relays_tick(struct worker *w, uint64_t now_ms)
     }
 }
 
-bool relays_idle(struct worker *w)
+/* Blocked (BLPOP ...), or about to be answered? After a moment it is the former, and what is behind it has not begun:
+ * the connection may end, as it does when a Valkey is shut down. */
+static bool is_blocked(struct relay *r, uint64_t now_ms)
+{
+    const struct request *q = relay_oldest(r);
+
+    return q != NULL && q->blocks && now_ms - q->since_ms >= RELAY_BLOCKED_MS;
+}
+
+bool relays_idle(struct worker *w, uint64_t now_ms)
 {
     struct relay *r;
 
     TAILQ_FOREACH(r, &w->relays, in_worker)
     {
-        if ((r->state == RELAY_UP && r->count > 0) || stream_pending(r->client) > 0)
+        if ((r->state == RELAY_UP && r->count > 0 && !is_blocked(r, now_ms)) || stream_pending(r->client) > 0)
             return false;
     }
     return true;

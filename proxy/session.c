@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "log/base/stream.h"
+#include "proxy/blocked.h"
 #include "proxy/lane.h"
 #include "proxy/pause.h"
 #include "proxy/pinned.h"
@@ -403,6 +404,7 @@ void session_close(struct session *s, const char *why)
         users_drop(w->users, s->user);
     s->user = NULL;
     pause_forget(s);
+    blocked_leave(s);
     if (s->runs)
         TAILQ_REMOVE(&w->run, s, in_run);
     if (s->waits)

@@ -144,7 +144,7 @@ struct session_setup {
 };
 
 struct session {
-    TAILQ_ENTRY(session) in_worker, in_run, in_waiting, in_paused;
+    TAILQ_ENTRY(session) in_worker, in_run, in_waiting, in_paused, in_blocking;
     struct worker *worker;
     struct stream *stream;
     uint64_t id;
@@ -153,6 +153,7 @@ struct session {
     bool paused;       /* is in the worker's list of those that CLIENT PAUSE holds up */
     bool settles;      /* its own CLIENT PAUSE waits for writes under way */
     bool counted_sync; /* counted in worker->sync_sessions */
+    bool in_blockers;  /* see blocked.h */
     bool authenticated;
     bool reply_off, skip_next; /* CLIENT REPLY */
     bool eof;                  /* the client sends no more, but may wait for answers */

@@ -14,6 +14,7 @@
 #include "log/base/clock.h"
 #include "log/base/hash.h"
 #include "log/base/stream.h"
+#include "proxy/blocked.h"
 #include "proxy/lane.h"
 #include "proxy/local.h"
 #include "proxy/pause.h"
@@ -144,16 +145,22 @@ enum dispatch session_to_control(struct session *s, const char *resp, size_t n, 
 enum dispatch session_to_pinned(struct session *s, enum op_kind kind, const struct command *c, const struct argv *a,
                                 task_reply_fn *on_reply, struct task **out)
 {
+    bool blocks = c != NULL && command_blocks(c, a);
     struct task *t;
 
     *out = NULL;
     if (session_needs(s, VIA_PINNED) != HOLD_NONE)
         return session_hold(s, HOLD_CAME);
-    if (!pinned_ready(s, !session_full(s)))
+    if (!pinned_ready(s, !session_full(s))) {
+        if (blocks)
+            blocked_queue(s);
         return session_wait_ready(s);
+    }
+    if (blocks && !blocked_turn(s))
+        return session_hold(s, HOLD_READY);
     t = session_task(s, kind);
     t->on_reply = on_reply;
-    t->blocks = c != NULL && (c->flags & CMD_BLOCKING) != 0;
+    t->blocks = blocks;
     if (kind == OP_CAPTURED || (kind == OP_READ && t->op.sync))
         keys_of(s, t, c, a);
     pinned_ask(s, t, a->bytes, a->n);

@@ -16,6 +16,7 @@
 
 #include "log/base/clock.h"
 #include "log/base/stream.h"
+#include "proxy/blocked.h"
 #include "proxy/lane.h"
 #include "proxy/listen.h"
 #include "proxy/local.h"
@@ -246,6 +247,7 @@ static void tell_unanswered(struct worker *w)
 
     if (atomic_load_explicit(&w->set.gate->part, memory_order_relaxed) != PART_HANDS_OVER)
         return;
+    blocked_release(w);
     TAILQ_FOREACH(s, &w->sessions, in_worker)
     {
         n += s->reader ? 0 : s->op_count;
@@ -286,11 +288,12 @@ static void drain_step(struct worker *w, uint64_t now_ms)
 
     if (w->drained == NULL)
         return;
+    blocked_release(w);
     TAILQ_FOREACH(s, &w->sessions, in_worker)
     {
         idle = idle && s->op_count == 0 && stream_pending(s->stream) == 0;
     }
-    idle = idle && relays_idle(w);
+    idle = idle && relays_idle(w, now_ms);
     if (!idle && now_ms < w->drain_until_ms)
         return;
     for (s = TAILQ_FIRST(&w->sessions); s != NULL; s = next) {
@@ -327,6 +330,8 @@ static void on_wait_tick(void *arg)
     struct worker *w = arg;
 
     local_wait_tick(w, loop_now_ms(w->loop));
+    if (w->drained != NULL)
+        blocked_release(w);
     if (!TAILQ_EMPTY(&w->waits))
         loop_timer_once(w->wait_tick, WAIT_TICK_MS);
 }
@@ -357,6 +362,7 @@ struct worker *worker_new(struct loop *l, const struct diag *d, const struct wor
     TAILQ_INIT(&w->relay_run);
     w->last_part = w->last_sessions_part = atomic_load(&s->gate->part);
     TAILQ_INIT(&w->waiting);
+    TAILQ_INIT(&w->blockers);
     TAILQ_INIT(&w->free_tasks);
     TAILQ_INIT(&w->cooling);
     TAILQ_INIT(&w->waits);

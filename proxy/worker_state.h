@@ -54,7 +54,7 @@ struct worker {
     struct resp_pool *pool;
     struct listen *listen;
     struct loop_timer *tick, *wait_tick;
-    TAILQ_HEAD(, session) sessions, run, waiting;
+    TAILQ_HEAD(, session) sessions, run, waiting, blockers;
     TAILQ_HEAD(, relay) relays, relay_run;
     size_t session_count, relay_count;
     struct loop_timer *relay_tick; /* while commands wait for a leader */
@@ -72,10 +72,10 @@ struct worker {
     uint64_t next_session_id, sync_sessions, reload_asked_ms, nonce;
     int last_mode;
     struct pause pause;
-    bool draining;
+    bool draining, blocker_unread; /* blocker_unread: see blocked.c */
     void (*drained)(void *arg);
     void *drained_arg;
-    uint64_t drain_until_ms;
+    uint64_t drain_until_ms, released_ms;
     uint64_t sessions_total, sessions_rejected, pinned_count, commands_total, in_bytes, out_bytes, writes_rejected;
 };
 

@@ -28,8 +28,8 @@ struct loop {
     } hooks[HOOKS_MAX];
     int hook_count;
     bool stopping;
-    uint64_t now_us; /* 0: we have waited since, ask the clock */
-    struct stream *dirty;
+    uint64_t now_us;                   /* 0: we have waited since, ask the clock */
+    struct stream *dirty, *dirty_last; /* in order: what was asked of two of them leaves in the order asked */
     struct grave *graves;
     char *scratch;
 };
@@ -102,6 +102,8 @@ static void write_streams(struct loop *l)
         struct stream *s = l->dirty;
 
         l->dirty = stream_unlink_dirty(s);
+        if (l->dirty == NULL)
+            l->dirty_last = NULL;
         stream_flush(s);
     }
 }
@@ -220,7 +222,11 @@ void loop_timer_free(struct loop_timer *t)
 
 void loop_mark_dirty(struct loop *l, struct stream *s)
 {
-    l->dirty = stream_link_dirty(s, l->dirty);
+    if (!stream_link_dirty(s, l->dirty_last))
+        return;
+    if (l->dirty == NULL)
+        l->dirty = s;
+    l->dirty_last = s;
 }
 
 char *loop_scratch(struct loop *l)

@@ -24,13 +24,15 @@
 #include "log/base/stream_loop.h"
 #include "log/base/stream_tls.h"
 
-struct stream *stream_link_dirty(struct stream *s, struct stream *next)
+bool stream_link_dirty(struct stream *s, struct stream *last)
 {
     if (s->in_dirty)
-        return next;
+        return false;
     s->in_dirty = true;
-    s->next_dirty = next;
-    return s;
+    s->next_dirty = NULL;
+    if (last != NULL)
+        last->next_dirty = s;
+    return true;
 }
 
 struct stream *stream_unlink_dirty(struct stream *s)

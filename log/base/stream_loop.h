@@ -2,11 +2,12 @@
 #ifndef HF_STREAM_LOOP_H
 #define HF_STREAM_LOOP_H
 
+#include <stdbool.h>
+
 struct stream;
 
-struct stream *stream_link_dirty(struct stream *s,
-                                 struct stream *next); /* returns the new head (unchanged if s is in already) */
-struct stream *stream_unlink_dirty(struct stream *s);  /* returns the next one */
-void stream_flush(struct stream *s);                   /* one write */
+bool stream_link_dirty(struct stream *s, struct stream *last); /* behind last, or NULL; false: it is in already */
+struct stream *stream_unlink_dirty(struct stream *s);          /* the first one; returns the next */
+void stream_flush(struct stream *s);                           /* one write */
 
 #endif

@@ -5,8 +5,9 @@ on a reference Valkey that nobody kills, and the two answers must be equal; at t
 unknown outcome retires its bundle: at the end it holds what the reference held before, or after. A refused one is not run on the
 reference. What is random (SPOP, XADD *) is run there as what the answer says that it did.
 
-Beside that all clients share lists (RPUSH of unique ids in several ways, reads, COPY), queues (blocking pops), counters,
-and use keys with times to live of milliseconds. history.py judges those.
+Beside that all clients share lists (RPUSH of unique ids in several ways, reads, COPY), queues (blocking pops, also by clients that
+vanish while they are blocked), counters, a set that is drawn from (SPOP), and use keys with times to live of milliseconds. history.py judges
+those. And they share what workloads.py has: transfers in transactions, jobs, a stream with a consumer group.
 
 For a group, clients are given the addresses of all nodes: each begins at another one and goes on to the next when it is cut off or
 refused for long. They also share registers, sets that only grow and a set that is drawn from (Shared(..., group=True)), whose answers
@@ -17,10 +18,11 @@ import threading
 import time
 
 import history
+import workloads
 from resp import Client, Closed, RespError, encode
 
 UNKNOWN, REFUSED, OK = "unknown", "refused", "ok"
-REFUSALS = ("CLUSTERDOWN", "LOADING", "EXECABORT", "READONLY", "TRYAGAIN")
+REFUSALS = ("CLUSTERDOWN", "LOADING", "EXECABORT", "READONLY", "TRYAGAIN", "UNBLOCKED")
 RETRY_S = 0.01
 REFUSALS_UNTIL_ELSEWHERE = 50
 TTL_SLACK_MS = 30  # Valkey's clock is read once per turn of its loop
@@ -247,6 +249,8 @@ class Shared:
         self.adds, self.members_read = [], []
         self.draw = f"{tag}:draw"
         self.put, self.drawn, self.unknown_draws = {}, [], []
+        self.ledger, self.jobs, self.stream = workloads.Ledger(tag), workloads.Jobs(tag), workloads.Consumers(tag)
+        self.rare, self.rare_stream = workloads.Jobs(f"{tag}:rare"), workloads.Consumers(f"{tag}:rare")  # Worker waits for them
         self.violations = []
         self.answered = 0
         self.codes = {}
@@ -335,10 +339,10 @@ class LoadClient(threading.Thread):
         """(invoked, returned, outcome, reply)"""
         invoked, returned, (reply,), came = self.exchange([command])
         what = outcome(reply) if came else UNKNOWN
-        self._count(what)
+        self.count(what)
         return invoked, returned if what == OK else history.INFINITE, what, reply
 
-    def _count(self, what):
+    def count(self, what):
         self.done[what] += 1
         self.refused_in_a_row = self.refused_in_a_row + 1 if what == REFUSED else 0
         if what == REFUSED:
@@ -354,8 +358,14 @@ class LoadClient(threading.Thread):
         return f"{self.number}.{self.serial}"
 
     def _step(self):
-        if self.shared.group and self.r.random() < 0.4:
-            self.r.choice([self._register, self._register, self._set, self._draw, self._count_up])()
+        dice = self.r.random()
+        if dice < 0.25:
+            self.r.choice([self.shared.ledger.step, self.shared.ledger.step, self.shared.jobs.step, self.shared.stream.step,
+                           self.shared.rare.give, self.shared.rare_stream.add])(self)
+            self.shared.answered += 1
+            return
+        if self.shared.group and dice < 0.55:
+            self.r.choice([self._register, self._register, self._set, self._count_up])()
             self.shared.answered += 1
             return
         dice = self.r.random()
@@ -367,8 +377,10 @@ class LoadClient(threading.Thread):
             self._shared_read()
         elif dice < 0.80:
             self._shared_copy()
-        elif dice < 0.88:
+        elif dice < 0.86:
             self._queue()
+        elif dice < 0.88:
+            self._draw()
         elif dice < 0.91 or not self.ttl:
             self._count_up()
         else:
@@ -395,8 +407,8 @@ class LoadClient(threading.Thread):
             self._bundle_answered(bundle, commands, mine, known, invoked, returned)
 
     def _bundle_answered(self, bundle, commands, replies, known, invoked, returned):
-        what = self._unit_outcome(commands, replies, known)
-        self._count(what)
+        what = self.unit_outcome(commands, replies, known)
+        self.count(what)
         if what == REFUSED:
             return
         before = None
@@ -418,7 +430,7 @@ class LoadClient(threading.Thread):
             self.retired.append(bundle)
             del self.bundles[bundle.kind]
 
-    def _unit_outcome(self, commands, replies, known):
+    def unit_outcome(self, commands, replies, known):
         if commands[-1][0] != "EXEC":
             return outcome(replies[0]) if known == len(commands) else UNKNOWN
         if known < len(commands):
@@ -463,8 +475,8 @@ class LoadClient(threading.Thread):
         watch = self.r.random() < 0.4
         commands = ([("WATCH", keys[0])] if watch else []) + [("MULTI",), ("RPUSH", keys[0], ids[0]), ("RPUSH", keys[1], ids[1]), ("EXEC",)]
         invoked, returned, replies, came = self.exchange(commands)
-        what = self._unit_outcome(commands, replies, came)
-        self._count(what)
+        what = self.unit_outcome(commands, replies, came)
+        self.count(what)
         lengths = replies[-1] if what == OK else None
         if what == OK and isinstance(lengths, RespError):
             self.violation(f"{commands}: {replies}")
@@ -480,7 +492,7 @@ class LoadClient(threading.Thread):
         invoked, returned, replies, came = self.exchange([("RPUSH", *w) for w in work])
         for n, (key, ident) in enumerate(work):
             what = outcome(replies[n]) if n < came else UNKNOWN
-            self._count(what)
+            self.count(what)
             self._pushed(key, ident, invoked, returned if what == OK else history.INFINITE, what, replies[n])
 
     def _shared_read(self):
@@ -507,7 +519,11 @@ class LoadClient(threading.Thread):
             _, _, what, reply = self.ask(self.r.choice(["LPUSH", "RPUSH"]), queue, ident)
             self.shared.pushed[ident] = what
             return
-        _, _, what, reply = self.ask(*self.r.choice([("BLPOP", *self.shared.queues, 0.03), ("BRPOP", queue, 0.03), ("LPOP", queue),
+        if self.r.random() < 0.06:
+            self._vanish(queue)
+            return
+        _, _, what, reply = self.ask(*self.r.choice([("BLPOP", *self.shared.queues, 0.03), ("BRPOP", queue, 0.3), ("LPOP", queue),
+                                                     ("BLMPOP", 0.05, 2, *self.shared.queues, "LEFT"),
                                                      ("EVAL", "return redis.call('RPOP', KEYS[1])", 1, queue)]))
         if what == UNKNOWN:
             self.shared.unknown_pops.append(1)
@@ -515,7 +531,18 @@ class LoadClient(threading.Thread):
             if isinstance(reply, RespError):
                 self.violation(f"pop: {reply!r}")
                 return
-            self.shared.popped.append((reply[1] if isinstance(reply, list) else reply).decode())
+            taken = reply[1] if isinstance(reply, list) else reply
+            self.shared.popped.append((taken[0] if isinstance(taken, list) else taken).decode())
+
+    def _vanish(self, queue):
+        """Blocks and is gone: as with Valkey, it may have been handed one element, and no more."""
+        self.shared.unknown_pops.append(1)
+        try:
+            self.client.raw(encode("BLPOP", queue, 0.5))
+            time.sleep(self.r.choice([0, 0.002, 0.02]))
+        except (Closed, OSError):
+            pass
+        self._drop()
 
     def _count_up(self):
         if self.shared.group and self.r.random() < 0.3:
@@ -620,6 +647,21 @@ class LoadClient(threading.Thread):
             del self.ttl_keys[name]
 
 
+class Worker(LoadClient):
+    """A client that is blocked nearly all of its time, on what the others hand out now and then."""
+
+    WAIT_S = 1.0  # less than finish() takes for a hang
+
+    def _step(self):
+        rare, stream = self.shared.rare, self.shared.rare_stream
+        if self.r.random() < 0.5:
+            rare.take(self, self.WAIT_S)
+            rare.finish(self)
+        else:
+            stream.take(self, int(self.WAIT_S * 1000))
+            stream.acknowledge(self)
+
+
 # ---- judging ----
 
 class State:
@@ -694,6 +736,10 @@ def judge_sync(shared, clients, state):
     remaining = [e.decode() for q in shared.queues for e in client("LRANGE", q, 0, -1)]
     bad += history.queue(shared.pushed, shared.popped, len(shared.unknown_pops), remaining)
     bad += history.counter(shared.counted, len(shared.uncounted), int(client("GET", shared.counter) or 0))
+    left = [m.decode() for m in client("SMEMBERS", shared.draw)]
+    bad += [f"drawn: {b}" for b in history.queue(shared.put, shared.drawn, len(shared.unknown_draws), left)]
+    for work in (shared.ledger, shared.jobs, shared.stream, shared.rare, shared.rare_stream):
+        bad += work.judge(client)
     if shared.group:
         bad += judge_group(shared, client)
     for source, target, db in shared.copies:
@@ -717,8 +763,6 @@ def judge_group(shared, client):
         finals[key] = (value and value.decode(), invoked, time.monotonic())
     bad = history.lost_registers(shared.accesses, finals)
     bad += history.growing_sets(shared.adds, shared.members_read, {k: {m.decode() for m in client("SMEMBERS", k)} for k in shared.sets})
-    left = [m.decode() for m in client("SMEMBERS", shared.draw)]
-    bad += [f"drawn: {b}" for b in history.queue(shared.put, shared.drawn, len(shared.unknown_draws), left)]
     bad += history.counts(shared.counts, len(shared.uncounted), int(client("GET", shared.counter) or 0))
     return bad
 
@@ -741,6 +785,7 @@ def judge_async(shared, clients, state, killed, dead, lag_max_s, samples):
     client, _ = state.client(clients[0].db)
     found, writes = history.async_appends(shared.pushes, lists_now(shared, client))
     bad += found
+    bad += shared.ledger.judge_cut(client)
     for c in clients:
         for bundle in [*c.bundles.values(), *c.retired]:
             if any(LoadClient._is_open(b) for b in [bundle.retired or []]):

@@ -294,6 +294,8 @@ class Scene:
             shared = load.Shared(f"{tag}d{db}", group=True)
             clients = [load.LoadClient(n, self.endpoints, self.reference.port, shared, f"{SEED}/{tag}/{db}", db=db,
                                        timeout=CLIENT_TIMEOUT_S, ttl=ttl) for n in range(CLIENTS)]
+            clients.append(load.Worker(CLIENTS, self.endpoints, self.reference.port, shared, f"{SEED}/{tag}/{db}", db=db,
+                                       timeout=CLIENT_TIMEOUT_S))
             groups.append((shared, clients))
         for _, clients in groups:
             for c in clients:
@@ -307,6 +309,21 @@ class Scene:
                 state = load.State(self.r.choice(self.endpoints), self.reference.port)
                 bad += load.judge_sync(shared, clients, state)
                 state.close()
+        return bad
+
+    def consumer_groups(self, rounds):
+        """Valkey's DEBUG DIGEST leaves them out: what is delivered and pending must be the same in all zones."""
+        bad = []
+        for groups in rounds:
+            for db, (shared, _) in enumerate(groups):
+                for stream in (shared.stream, shared.rare_stream):
+                    states = {}
+                    for m in self.g.living():
+                        with m.valkey_client(timeout=30, db=db) as c:
+                            states[m.name] = stream.state(c)
+                    if any(s != next(iter(states.values())) for s in states.values()):
+                        bad.append(f"{stream.key}: the zones differ: " + ", ".join(f"{n}: last {s[1]}, {len(s[2])} pending"
+                                                                                  for n, s in states.items()))
         return bad
 
     def keep(self, groups, why):
@@ -340,6 +357,7 @@ class Scene:
         self.g.wait_equal(60)
         wait_until(lambda: all(m.serves_reads() for m in self.g), 20, lambda: f"all Valkeys are warm again: {self.g.summary()}")
         bad = self.judge([groups])
+        bad += self.consumer_groups([groups])
         bad += [f"{m.name}: {line}" for m in self.g for line in m.text().splitlines() if "SKIPPED COMMANDS" in line]
         codes = {}
         for shared, _ in groups:
@@ -354,6 +372,7 @@ class Scene:
         g = self.g
         g.wait_equal(60)
         bad = self.judge(self.past)
+        bad += self.consumer_groups(self.past)
         seen = self.watch.finish()
         bad += history.one_leader_per_term(seen)
         bad += history.one_leader_per_term((t, n) for t, names in g.leaders_by_term().items() for n in names)

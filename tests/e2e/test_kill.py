@@ -94,6 +94,7 @@ def begin(scene, tag, is_async=False):
         shared = load.Shared(f"{tag}d{db}")
         clients = [load.LoadClient(n, scene.holdfast.port, scene.reference.port, shared, f"{SEED}/{tag}/{db}", is_async, db)
                    for n in range(CLIENTS)]
+        clients.append(load.Worker(CLIENTS, scene.holdfast.port, scene.reference.port, shared, f"{SEED}/{tag}/{db}", is_async, db))
         groups.append((shared, clients))
     for _, clients in groups:
         for c in clients:
