@@ -38,8 +38,7 @@ enum {
     SESSION_REPLY_BYTES_FIRST = 512 << 10, /* what the first one may have */
     SESSION_STASH_BYTES_MAX = 64 << 10,    /* read ahead of a held command; one read more at most */
     SESSION_OUT_BYTES_MAX = 1 << 20,       /* unsent replies; beyond it, reading stops */
-    SESSION_TRANSACTION_BYTES_MAX = 1 << 30, /* queued in one MULTI */
-    SESSION_HOLD_MS_MAX = 1000               /* how long a command waits for a connection before it gets -LOADING */
+    SESSION_HOLD_MS_MAX = 1000             /* how long a command waits for a connection before it gets -LOADING */
 };
 
 enum task_place {

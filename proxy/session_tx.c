@@ -236,7 +236,7 @@ static bool refuses(struct session *s, const struct route_facts *f, const struct
         tx->refused = true;
         s->worker->writes_rejected++;
         session_say(s, clusterdown);
-    } else if (tx->bytes + f->args->n > SESSION_TRANSACTION_BYTES_MAX) {
+    } else if (tx->bytes + f->args->n > s->worker->limits.query_bytes_max) {
         tx->refused = true;
         session_say(s, "ERR transaction too large");
     } else if (writes && f->write_bytes_max != 0 && tx->bytes + f->args->n > f->write_bytes_max) {

@@ -17,7 +17,7 @@ import history
 import load
 from callers import Asking, Retrying
 from harness import FULL, SANITIZED, wait_until
-from resp import Closed, RespError
+from resp import Closed, RespError, encode
 
 ROUNDS = int(os.environ.get("HF_ROUNDS", "100" if FULL else "4" if SANITIZED else "10"))
 PARTITIONS = int(os.environ.get("HF_ROUNDS", "20" if FULL else "2"))
@@ -449,16 +449,17 @@ def test_pending_intents_that_fail(rig):
             c("SET", f"text{n}", "x")
         g.wait_equal()
         leader.valkey_process.pause()
-        with leader.client() as wrong, leader.client() as right:
+        with leader.client() as wrong, leader.client() as right, leader.client() as both:
             wrong.send("LPUSH", f"text{n}", "wrong type")
             right.send("RPUSH", f"list{n}", 1)
-            before = leader.look()["pending_intents"]
-            wait_until(lambda: leader.look()["pending_intents"] >= max(before, 2), 10, lambda: f"both are accepted: {leader.look()}")
+            both.raw(b"".join(encode(*c) for c in (("MULTI",), ("LPUSH", f"text{n}", "wrong"), ("RPUSH", f"tx{n}", 1), ("INCR", f"text{n}"),
+                                                   ("RPUSH", f"tx{n}", 2), ("EXEC",))))
+            wait_until(lambda: leader.look()["pending_intents"] >= 3, 10, lambda: f"all are accepted: {leader.look()}")
             time.sleep(0.2)  # and in the others' logs
             g.kill9_zone(leader)
         g.wait_serving()
         with g.others(leader)[0].client() as c:
-            assert c("GET", f"text{n}") == b"x" and c("LLEN", f"list{n}") == 1
+            assert c("GET", f"text{n}") == b"x" and c("LLEN", f"list{n}") == 1 and c("LRANGE", f"tx{n}", 0, -1) == [b"1", b"2"]
         g.restart(leader)
         g.wait_equal()
         wait_until(lambda: all(m.serves_reads() for m in g), 20, "all Valkeys are warm")

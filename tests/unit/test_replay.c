@@ -35,6 +35,8 @@ static void outcome(struct fixture *f, uint64_t end, const struct item *item, si
     for (size_t i = 0; i < count; i++) {
         if (item[i].kind == ITEM_REF)
             item_ref(&items, item[i].a, item[i].b);
+        else if (item[i].kind == ITEM_TRY)
+            item_try(&items, item[i].a, item[i].b);
         else if (item[i].kind == ITEM_RAW)
             item_raw(&items, (uint32_t)item[i].a, (uint32_t)item[i].b, item[i].resp, strlen(item[i].resp));
         else
@@ -49,6 +51,10 @@ static void outcome(struct fixture *f, uint64_t end, const struct item *item, si
 #define REF(n, count)                                                                                                \
     {                                                                                                                \
         ITEM_REF, n, count, NULL                                                                                     \
+    }
+#define TRY(n, count)                                                                                                \
+    {                                                                                                                \
+        ITEM_TRY, n, count, NULL                                                                                     \
     }
 #define RAW(before, after, resp)                                                                                     \
     {                                                                                                                \
@@ -446,17 +452,37 @@ static void goes_on(void **state)
     drop_log(f);
 }
 
+/* What a new leader has resolved may be refused, by every Valkey alike: a transaction command by command. */
+static void tries(void **state)
+{
+#define GET_K "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
+#define UNIT  "*1\r\n$5\r\nMULTI\r\n" GET_K GET_K "*1\r\n$4\r\nEXEC\r\n"
+    struct fixture *f = new_log();
+    struct result r;
+
+    (void)state;
+    attach(f, 0, "replid", "run", false);
+    intent(f, 1, 0, GET_K);
+    intent(f, 2, 0, UNIT);
+    intent(f, 3, 0, GET_K);
+    (void)commit(f);
+    OUTCOME(f, 10, REF(1, 1), TRY(2, 2), RESOLVED(3));
+    (void)commit(f);
+    walk(f, NULL, 1 << 20, &r);
+    assert_null(r.facts->damage);
+    assert_string_equal(buf_head(&r.out), SELECT("0") GET_K UNIT GET_K);
+    assert_int_equal(r.facts->tries, 5); /* four in the transaction, one alone */
+    end(&r);
+    drop_log(f);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(effects_in_order),
-                                       cmocka_unit_test(mark_anywhere),
-                                       cmocka_unit_test(refs_before_log_from),
-                                       cmocka_unit_test(pending),
-                                       cmocka_unit_test(damage),
-                                       cmocka_unit_test(attachments),
-                                       cmocka_unit_test(modes_and_nothing),
-                                       cmocka_unit_test(from_every_place),
-                                       cmocka_unit_test(goes_on)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(effects_in_order), cmocka_unit_test(tries),
+                                       cmocka_unit_test(mark_anywhere),    cmocka_unit_test(refs_before_log_from),
+                                       cmocka_unit_test(pending),          cmocka_unit_test(damage),
+                                       cmocka_unit_test(attachments),      cmocka_unit_test(modes_and_nothing),
+                                       cmocka_unit_test(from_every_place), cmocka_unit_test(goes_on)};
 
     return cmocka_run_group_tests_name("replay", tests, NULL, NULL);
 }
