@@ -87,7 +87,10 @@ static const struct local_row rows[] = {
     {"config|get", TREAT_LOCAL, -3, true, local_config_get, "Valkey's settings and Holdfast's; Holdfast's win"},
     {"config|set", TREAT_LOCAL, -4, false, local_config_set,
      "both, all or nothing; not those that Holdfast relies on"},
-    {"info", TREAT_LOCAL, -1, true, local_info, "Valkey's, and a section Durability"},
+    {"info", TREAT_LOCAL, -1, true, local_info,
+     "Valkey's, with a section Durability; port, number of clients and maxclients are Holdfast's, replicas are not "
+     "shown"},
+    {"role", TREAT_LOCAL, 1, true, local_role, "Valkey's, without Holdfast among the replicas"},
     {"proxy", TREAT_ALWAYS, -2, false, local_proxy, "COMMANDS, INFO, HELP"},
     {"acl|whoami", TREAT_LOCAL, 2, true, local_whoami, ours},
     {"acl|setuser", TREAT_LOCAL, -3, false, local_acl, "by Valkey; rights are looked at again"},

@@ -42,13 +42,13 @@ local_fn local_client_reply, local_client_durability, local_client_tracking, loc
 /* local_config.c */
 local_fn local_config_get, local_config_set;
 /* local_info.c */
-local_fn local_info, local_proxy, local_whoami, local_acl, local_module;
+local_fn local_info, local_role, local_proxy, local_whoami, local_acl, local_module;
 /* local_wait.c */
 local_fn local_wait, local_waitaof;
 void local_wait_tick(struct worker *w, uint64_t now_ms);
 void local_wait_unblock(struct task *t, bool error); /* CLIENT UNBLOCK */
-void local_wait_reached(struct task *half); /* durable, in fewer zones than were asked for */
-void local_wait_durable(struct task *t); /* RELEASE of the half that the core had; frees it */
+void local_wait_reached(struct task *half);          /* durable, in fewer zones than were asked for */
+void local_wait_durable(struct task *t);             /* RELEASE of the half that the core had; frees it */
 
 /* local_info.c: whether Holdfast itself logs in to Valkey as this user */
 bool local_is_own_user(const struct worker *w, const char *name, size_t n);

@@ -26,12 +26,47 @@ static void our_section(const struct session *s, struct buf *out)
         buf_printf(out, "holdfast_relayed_through:%s\r\n", s->through);
 }
 
-/* Valkey's text, "$n\r\n...\r\n" or "=n\r\ntxt:...\r\n", with our section behind. */
+/* Lines of Valkey's text that would speak of our connections to it where a client means its own: what is to be there
+ * instead. false: the line stays. Counts of what is blocked, subscribed or tracked are right as they are: such a
+ * client has a connection of its own to Valkey. */
+static bool our_line(const struct session *s, const char *line, size_t n, struct buf *out)
+{
+    static const char *const names[] = {"tcp_port:", "connected_clients:", "maxclients:", "connected_slaves:"};
+    const struct config *c = s->worker->config;
+    uint64_t values[] = {(uint64_t)(s->reader ? c->reader_port : c->port), s->worker->session_count,
+                         (uint64_t)c->maxclients, 0};
+
+    if (n > 6 && memcmp(line, "slave", 5) == 0 && line[5] >= '0' && line[5] <= '9') /* our tap is nobody's replica */
+        return true;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (n < strlen(names[i]) || memcmp(line, names[i], strlen(names[i])) != 0)
+            continue;
+        buf_printf(out, "%s%llu\r\n", names[i], (unsigned long long)values[i]);
+        return true;
+    }
+    return false;
+}
+
+static void our_lines(const struct session *s, const char *text, size_t n, struct buf *out)
+{
+    while (n > 0) {
+        const char *end = memchr(text, '\n', n);
+        size_t line = end != NULL ? (size_t)(end - text) + 1 : n;
+
+        if (!our_line(s, text, line, out))
+            buf_append(out, text, line);
+        text += line;
+        n -= line;
+    }
+}
+
+/* Valkey's text, "$n\r\n...\r\n" or "=n\r\ntxt:...\r\n", with lines of ours, and our section behind if it was asked
+ * for. */
 static void on_info(struct task *t, const char *reply, size_t n)
 {
     const char *end = memchr(reply, '\n', n);
     size_t header = end != NULL ? (size_t)(end - reply) + 1 : 0;
-    struct buf section = {0}, out = {0};
+    struct buf text = {0}, out = {0};
     bool verbatim = reply[0] == '=';
 
     if ((reply[0] != '$' && !verbatim) || header + 2 > n) {
@@ -39,14 +74,16 @@ static void on_info(struct task *t, const char *reply, size_t n)
         return;
     }
     header += verbatim ? 4 : 0;
-    if (n > header + 2)
-        buf_text(&section, "\r\n"); /* an empty line between sections */
-    our_section(t->op.session, &section);
-    text_header(&out, n - header - 2 + section.len, t->op.proto);
-    buf_append(&out, reply + header, n - header - 2);
-    buf_append(&out, buf_head(&section), section.len);
+    our_lines(t->op.session, reply + header, n - header - 2, &text);
+    if (t->numbers[0] != 0 && text.len > 0)
+        buf_text(&text, "\r\n"); /* an empty line between sections */
+    if (t->numbers[0] != 0)
+        our_section(t->op.session, &text);
+    text_header(&out, text.len, t->op.proto);
+    buf_append(&out, buf_head(&text), text.len);
     buf_append(&out, "\r\n", 2);
-    buf_free(&section);
+    out.failed = out.failed || text.failed;
+    buf_free(&text);
     session_answer_buf(t, &out);
 }
 
@@ -62,14 +99,44 @@ enum dispatch local_info(struct session *s, const struct argv *a)
         ours = ours || durability || argv_is(a, i, "default") || argv_is(a, i, "all") || argv_is(a, i, "everything");
         theirs = theirs || !durability;
     }
-    if (theirs || !session_full(s))
-        return session_forward(s, a, ours ? on_info : NULL, &t);
+    if (theirs || !session_full(s)) {
+        if (session_forward(s, a, on_info, &t) == NOT_NOW)
+            return NOT_NOW;
+        if (t != NULL)
+            t->numbers[0] = ours ? 1 : 0;
+        return DISPATCHED;
+    }
     our_section(s, &section);
     text_header(&out, section.len, s->proto);
     buf_append(&out, buf_head(&section), section.len);
     buf_append(&out, "\r\n", 2);
     buf_free(&section);
     return local_reply(s, &out);
+}
+
+/* "*3 master :offset" and the replicas, of which our tap would be one: a client that looks for replicas to read from
+ * must not find it. */
+static void on_role(struct task *t, const char *reply, size_t n)
+{
+    static const char head[] = "*3\r\n$6\r\nmaster\r\n:";
+    const char *end;
+    struct buf out = {0};
+
+    if (n < sizeof head || memcmp(reply, head, sizeof head - 1) != 0 ||
+        (end = memchr(reply + sizeof head, '\n', n - sizeof head)) == NULL) {
+        session_answer(t, reply, n);
+        return;
+    }
+    buf_append(&out, reply, (size_t)(end + 1 - reply));
+    resp_array(&out, 0);
+    session_answer_buf(t, &out);
+}
+
+enum dispatch local_role(struct session *s, const struct argv *a)
+{
+    struct task *t;
+
+    return session_forward(s, a, on_role, &t);
 }
 
 /* ---- PROXY ---- */

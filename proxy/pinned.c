@@ -71,13 +71,30 @@ static void count_channels(struct session *s, const char *push, size_t n)
     s->channels = count;
 }
 
-/* Markers are our own business: nobody can subscribe to their channel, but MONITOR sees them pass. */
-static bool is_marker(const struct session *s, const char *push, size_t n)
+/* Our own business, which MONITOR sees pass: markers (nobody can subscribe to their channel), and what tells a
+ * connection whose command comes next, or is the first that is said on it. A client's own SELECT and HELLO are
+ * answered by us and never get there. */
+static bool is_our_own(const struct session *s, const char *push, size_t n)
 {
-    const char *channel = s->worker->set.marker_channel;
+    static const char *const words[] = {"\"SELECT\" ", "\"HELLO\" ", "\"CLIENT\" \"SETNAME\" \"holdfast-",
+                                        "\"CLIENT\" \"ID\"", "\"INFO\" \"server\"\r\n"};
+    const char *channel = s->worker->set.marker_channel, *command;
 
-    return s->monitoring && channel != NULL && channel[0] != '\0' &&
-           memmem(push, n, channel, strlen(channel)) != NULL;
+    if (!s->monitoring)
+        return false;
+    if (channel != NULL && channel[0] != '\0' && memmem(push, n, channel, strlen(channel)) != NULL)
+        return true;
+    command = memmem(push, n, "] ", 2); /* "+1795915697.889 [0 127.0.0.1:42062] \"SELECT\" \"0\"" */
+    if (command == NULL)
+        return false;
+    command += 2;
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        size_t length = strlen(words[i]);
+
+        if ((size_t)(push + n - command) >= length && memcmp(command, words[i], length) == 0)
+            return true;
+    }
+    return false;
 }
 
 static bool is_pong(const struct pinned *p, const char *push, size_t n)
@@ -119,7 +136,7 @@ static void on_push(void *arg, const char *push, size_t n)
         session_answer(t, "", 0);
         return;
     }
-    if (is_marker(s, push, n))
+    if (is_our_own(s, push, n))
         return;
     if (is_redirect_broken(s, push, n)) {
         push_redirect_broken(s);

@@ -1,0 +1,63 @@
+"""What a client sees of the server: as if there were nothing between it and a Valkey."""
+import pytest
+
+from harness import is_error, wait_until
+from resp import encode, info_fields
+
+
+@pytest.mark.parametrize("proto", [2, 3])
+def test_info_and_role_speak_of_the_clients_own_connections(rig, proto):
+    v, h = rig.pair(durability="sync", maxclients=321)
+    others = [h.client() for _ in range(7)]
+    with h.client(proto=proto) as c:
+        for o in others:
+            assert o("SET", "k", 1) == b"OK"
+        fields = info_fields(c("INFO"))
+        assert fields["connected_clients"] == "8" and fields["maxclients"] == "321" and fields["tcp_port"] == str(h.port)
+        assert fields["role"] == "master" and fields["connected_slaves"] == "0" and "slave0" not in fields
+        assert fields["holdfast_mode"] == "sync" and fields["redis_version"] == v.info()["redis_version"]
+        assert v.info("replication")["connected_slaves"] == "1"  # our tap
+        assert info_fields(c("INFO", "clients"))["connected_clients"] == "8"
+        assert "holdfast_mode" not in info_fields(c("INFO", "clients", "replication"))
+        role = c("ROLE")
+        assert role[0] == b"master" and role[1] > 0 and role[2] == []
+        others.pop().close()
+        wait_until(lambda: info_fields(c("INFO", "clients"))["connected_clients"] == "7", 5, "one is gone")
+    for o in others:
+        o.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_monitor_shows_commands_of_clients_only(rig, mode):
+    """Not what tells a shared connection whose command comes next, nor a new connection's first words."""
+    _, h = rig.pair(durability=mode)
+    with h.client() as m, h.client(proto=3, db=3) as c, h.client() as d:
+        assert m("MONITOR") == b"OK"
+        d("SET", "a", 1)
+        c("SET", "b", 2)
+        c("GET", "b")
+        d("GET", "a")
+        d("BLPOP", "nosuch", 0.01)  # a connection of its own
+        c("SET", "last", 1)
+        lines = []
+        while not lines or b"last" not in lines[-1]:
+            lines.append(m.read_any().split(b"] ", 1)[1])
+        assert lines == [b'"SET" "a" "1"', b'"SET" "b" "2"', b'"GET" "b"', b'"GET" "a"', b'"BLPOP" "nosuch" "0.01"', b'"SET" "last" "1"']
+
+
+def test_a_subcommand_glued_to_its_command_is_unknown(rig):
+    _, h = rig.pair(durability="async")
+    with h.client() as c:
+        for command in (("CONFIG|GET", "port"), ("client|id",), ("GET|SET",)):
+            assert is_error(c.ask(*command), "ERR") and "unknown command" in c.ask(*command).text
+
+
+def test_ping_says_that_a_script_keeps_valkey_busy(rig):
+    """As Valkey does: a health check that gets +PONG would be told that all is well."""
+    _, h = rig.pair("--busy-reply-threshold", "50", durability="sync")
+    with h.client() as c, h.client() as busy:
+        busy.raw(encode("EVAL", "while true do end", 0))
+        wait_until(lambda: is_error(c.ask("PING"), "BUSY"), 10, "-BUSY")
+        assert c("SCRIPT", "KILL") == b"OK"
+        assert is_error(busy.read(), "ERR")
+        wait_until(lambda: c.ask("PING") == b"PONG", 10, "+PONG")
