@@ -17,6 +17,16 @@ struct buf;
 enum durability { DURABILITY_OFF, DURABILITY_ASYNC, DURABILITY_SYNC };
 const char *durability_name(enum durability d); /* "off" "async" "sync" */
 
+/* Commands that are refused unless allow-guarded-commands names them. */
+enum guard {
+    GUARD_NONE = 0,
+    GUARD_DEBUG = 1,        /* DEBUG subcommands that leave the data as it is; PFDEBUG */
+    GUARD_DEBUG_UNSAFE = 2, /* the others: what they do is in no log, or ends Valkey */
+    GUARD_MIGRATE = 4,
+    GUARD_SHUTDOWN = 8,
+    GUARD_PERSISTENCE = 16 /* CONFIG SET of Valkey's own persistence */
+};
+
 struct output_limit { /* client-output-buffer-limit <class> <hard> <soft> <soft seconds>; 0 = none */
     uint64_t hard_bytes, soft_bytes, soft_seconds;
 };
@@ -52,6 +62,7 @@ struct config {
     char valkey_user[CONFIG_TEXT_MAX], valkey_password[CONFIG_TEXT_MAX]; /* password: sensitive */
     bool valkey_spawn;                   /* start and supervise our own valkey-server in data-dir */
     char valkey_server[CONFIG_TEXT_MAX]; /* program for valkey-spawn: valkey-server */
+    unsigned guards_allowed;             /* allow-guarded-commands: enum guard, or-ed */
     int valkey_timeout_ms;               /* 10000: no answer for so long = hung */
 
     char data_dir[CONFIG_TEXT_MAX];   /* default: ./holdfast-data */

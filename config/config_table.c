@@ -76,6 +76,10 @@ static const struct setting_word loglevel_words[] = {{"debug", DIAG_DEBUG},     
                                                      {"notice", DIAG_NOTICE},   {"warning", DIAG_WARNING},
                                                      {"nothing", DIAG_NOTHING}, {NULL, 0}};
 
+static const struct setting_word guard_words[] = {
+    {"debug", GUARD_DEBUG},       {"debug-unsafe", GUARD_DEBUG_UNSAFE}, {"migrate", GUARD_MIGRATE},
+    {"shutdown", GUARD_SHUTDOWN}, {"persistence", GUARD_PERSISTENCE},   {NULL, 0}};
+
 #define FIELD(f) offsetof(struct config, f), sizeof(((struct config *)0)->f)
 #define NOW      SETTING_RUNTIME
 
@@ -106,6 +110,7 @@ static const struct setting settings[] = {
     {"valkey-password", KIND_TEXT, FIELD(valkey_password), "", SETTING_SENSITIVE, 0, 0, NULL, NULL},
     {"valkey-spawn", KIND_BOOL, FIELD(valkey_spawn), "no", 0, 0, 0, NULL, NULL},
     {"valkey-server", KIND_TEXT, FIELD(valkey_server), "valkey-server", 0, 0, 0, NULL, check_not_empty},
+    {"allow-guarded-commands", KIND_WORDS, FIELD(guards_allowed), "", 0, 0, 0, guard_words, NULL},
     {"valkey-timeout", KIND_DURATION, FIELD(valkey_timeout_ms), "10", NOW, 100, 3600 * 1000, NULL, NULL},
     {"read-lanes", KIND_INT, FIELD(read_lanes), "2", 0, 1, 64, NULL, NULL},
     /* durability */
@@ -148,7 +153,7 @@ const struct setting *setting_find(const char *name)
 
 bool setting_takes_several(const struct setting *s)
 {
-    return s->kind == KIND_BIND || s->kind == KIND_OUTPUT_LIMIT || s->kind == KIND_MEMBER;
+    return s->kind == KIND_BIND || s->kind == KIND_WORDS || s->kind == KIND_OUTPUT_LIMIT || s->kind == KIND_MEMBER;
 }
 
 /* ---------------------------------------------------------------- values from text */
@@ -275,6 +280,26 @@ static bool parse_word(const struct setting *s, void *field, const char *text, c
     return false;
 }
 
+static bool parse_words(const struct setting *s, unsigned *field, int argc, char *const *argv, char *why,
+                        size_t why_size)
+{
+    unsigned bits = 0;
+    int bit = 0;
+
+    for (int i = 0; i < argc; i++) { /* on a command line, one argument may hold several */
+        char text[CONFIG_TEXT_MAX], *save = NULL;
+
+        (void)snprintf(text, sizeof text, "%s", argv[i]);
+        for (char *word = strtok_r(text, " ", &save); word != NULL; word = strtok_r(NULL, " ", &save)) {
+            if (!parse_word(s, &bit, word, why, why_size))
+                return false;
+            bits |= (unsigned)bit;
+        }
+    }
+    *field = bits;
+    return true;
+}
+
 static bool parse_bool(const struct setting *s, void *field, const char *text, char *why, size_t why_size)
 {
     if (s->max == ALSO_ON_OFF && (strcasecmp(text, "on") == 0 || strcasecmp(text, "off") == 0))
@@ -368,6 +393,8 @@ bool setting_parse(const struct setting *s, struct config *c, int argc, char *co
         return parse_bool(s, field, argv[0], why, why_size);
     case KIND_WORD:
         return parse_word(s, field, argv[0], why, why_size);
+    case KIND_WORDS:
+        return parse_words(s, field, argc, argv, why, why_size);
     case KIND_TEXT:
         return parse_text(s, field, argv[0], why, why_size);
     case KIND_BIND:
@@ -397,7 +424,12 @@ static void show_several(const struct setting *s, const struct config *c, char *
     size_t used = 0;
 
     out[0] = '\0';
-    if (s->kind == KIND_BIND)
+    if (s->kind == KIND_WORDS)
+        for (const struct setting_word *w = s->words; w->word != NULL && used < out_size; w++) {
+            if ((*(const unsigned *)((const char *)c + s->at) & (unsigned)w->value) != 0)
+                used += (size_t)snprintf(out + used, out_size - used, "%s%s", used > 0 ? " " : "", w->word);
+        }
+    else if (s->kind == KIND_BIND)
         for (size_t i = 0; i < c->bind_count && used < out_size; i++)
             used += (size_t)snprintf(out + used, out_size - used, "%s%s", i ? " " : "", c->bind[i]);
     else
@@ -439,6 +471,7 @@ void setting_show(const struct setting *s, const struct config *c, char *out, si
     case KIND_TEXT:
         (void)snprintf(out, out_size, "%s", (const char *)field);
         break;
+    case KIND_WORDS:
     case KIND_BIND:
     case KIND_OUTPUT_LIMIT:
         show_several(s, c, out, out_size);

@@ -14,6 +14,7 @@ enum setting_kind {
     KIND_MEMORY,   /* uint64_t bytes: 100, 1k, 1kb, 1m, 1mb, 1g, 1gb */
     KIND_DURATION, /* int milliseconds: 10, 10s, 500ms */
     KIND_WORD,     /* an enum */
+    KIND_WORDS,    /* unsigned: a bit for each word; "" for none; takes several arguments */
     KIND_TEXT,     /* char[CONFIG_TEXT_MAX] */
     KIND_BIND,     /* takes several arguments, as do output limits */
     KIND_OUTPUT_LIMIT,

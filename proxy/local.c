@@ -19,6 +19,10 @@
     {                                                                                                                \
         name, TREAT_SUBSCRIBE, arity, false, local_subscribe, "on the session's own connection"                      \
     }
+#define FORWARDED(name, note)                                                                                        \
+    {                                                                                                                \
+        name, TREAT_BY_FLAGS, 0, true, NULL, note                                                                    \
+    }
 
 static const char replicates[] = "Holdfast replicates";
 static const char own_connection[] = "on the session's own connection";
@@ -31,6 +35,8 @@ static const struct local_row rows[] = {
     {"quit", TREAT_QUIT, -1, false, local_quit, ours},
     {"ping", TREAT_LOCAL, -1, true, local_ping, "by Valkey; -LOADING while it is away"},
     {"select", TREAT_ALWAYS, 2, true, local_select, ours},
+    {"readonly", TREAT_ALWAYS, 1, true, local_readonly, "noted, without effect"},
+    {"readwrite", TREAT_ALWAYS, 1, true, local_readonly, "noted, without effect"},
     {"post", TREAT_ALWAYS, -1, false, local_close, "HTTP: the connection is closed"},
     {"host:", TREAT_ALWAYS, -1, false, local_close, "HTTP: the connection is closed"},
 
@@ -99,6 +105,11 @@ static const struct local_row rows[] = {
     {"module|load", TREAT_LOCAL, -3, false, local_module, "by Valkey; the commands are read again"},
     {"module|loadex", TREAT_LOCAL, -3, false, local_module, "by Valkey; the commands are read again"},
     {"module|unload", TREAT_LOCAL, 3, false, local_module, "by Valkey; the commands are read again"},
+    FORWARDED("config|rewrite", "Valkey's file; Holdfast's is never written"),
+    FORWARDED("config|resetstat", "Valkey's figures; Holdfast's go on"),
+    FORWARDED("slowlog|get", "at the node that leads; its clients are Holdfast's connections"),
+    FORWARDED("acl|log", "at the node that leads; its clients are Holdfast's connections"),
+    FORWARDED("acl|save", "the file of the Valkey that leads"),
     {"wait", TREAT_LOCAL, 3, false, local_wait,
      "other zones in which this connection's writes are durable; not inside MULTI, where Valkey would count our tap"},
     {"waitaof", TREAT_LOCAL, 4, false, local_waitaof, "the log instead of the append-only file; not inside MULTI"},
@@ -109,11 +120,11 @@ static const struct local_row rows[] = {
     REFUSED("psync", replicates),
     REFUSED("sync", replicates),
     REFUSED("replconf", replicates),
-    REFUSED("debug", "it can change or stop Valkey behind the log's back"),
-    REFUSED("shutdown", "stop Holdfast instead"),
-    REFUSED("migrate", "it would move keys behind the log's back"),
-    REFUSED("restore-asking", "it belongs to cluster mode"),
+    {"debug", TREAT_REFUSED, 0, false, local_debug, "it can change or stop Valkey behind the log's back"},
     REFUSED("pfdebug", "it is for Valkey's own tests"),
+    REFUSED("shutdown", "stop Holdfast instead"),
+    REFUSED("migrate", "Valkey stands still while it moves keys elsewhere"),
+    REFUSED("restore-asking", "it belongs to cluster mode"),
     REFUSED("cluster|addslots", "it belongs to cluster mode"),
     REFUSED("cluster|addslotsrange", "it belongs to cluster mode"),
     REFUSED("cluster|delslots", "it belongs to cluster mode"),
@@ -128,6 +139,34 @@ static const struct local_row rows[] = {
     REFUSED("cluster|bumpepoch", "it belongs to cluster mode"),
     REFUSED("cluster|setslot", "it belongs to cluster mode"),
 };
+/* Refused, unless allow-guarded-commands says otherwise. */
+static const struct {
+    const char *name;
+    unsigned guards;
+    enum treatment allowed;
+} guarded[] = {{"debug", GUARD_DEBUG | GUARD_DEBUG_UNSAFE, TREAT_LOCAL},
+               {"pfdebug", GUARD_DEBUG, TREAT_BY_FLAGS},
+               {"shutdown", GUARD_SHUTDOWN, TREAT_BY_FLAGS},
+               {"migrate", GUARD_MIGRATE, TREAT_BY_FLAGS}};
+
+unsigned local_guard(const struct local_row *row)
+{
+    for (size_t i = 0; i < sizeof guarded / sizeof guarded[0]; i++)
+        if (strcmp(guarded[i].name, row->name) == 0)
+            return guarded[i].guards;
+    return GUARD_NONE;
+}
+
+enum treatment local_treatment(const struct worker *w, const struct local_row *row)
+{
+    if (row->treatment != TREAT_REFUSED || w->config == NULL || w->config->guards_allowed == 0)
+        return row->treatment;
+    for (size_t i = 0; i < sizeof guarded / sizeof guarded[0]; i++)
+        if (strcmp(guarded[i].name, row->name) == 0 && (guarded[i].guards & w->config->guards_allowed) != 0)
+            return guarded[i].allowed;
+    return TREAT_REFUSED;
+}
+
 static const struct local_row by_flags = {"", TREAT_BY_FLAGS, 0, true, NULL, ""};
 
 const struct local_row *local_rows(size_t *count)

@@ -24,11 +24,15 @@ struct local_row {
 
 /* The row for a command; never NULL (a row with TREAT_BY_FLAGS for most). c: as Valkey names it, or NULL. */
 const struct local_row *local_row(struct worker *w, const struct command *c, const struct argv *a);
+/* enum guard, or-ed: one of them allowed, it is available. 0: not guarded. */
+unsigned local_guard(const struct local_row *row);
+/* Its treatment here: what is guarded may be allowed. */
+enum treatment local_treatment(const struct worker *w, const struct local_row *row);
 const struct local_row *local_rows(size_t *count);
 void local_forget(struct worker *w); /* the command table changes */
 
 /* local_hello.c */
-local_fn local_hello, local_auth, local_reset, local_quit, local_ping, local_select, local_close;
+local_fn local_hello, local_auth, local_reset, local_quit, local_ping, local_select, local_close, local_readonly;
 /* local_client.c */
 local_fn local_client_id, local_client_getname, local_client_setname, local_client_setinfo, local_client_info,
     local_client_help, local_client_capa;
@@ -42,7 +46,8 @@ local_fn local_client_reply, local_client_durability, local_client_tracking, loc
 /* local_config.c */
 local_fn local_config_get, local_config_set;
 /* local_info.c */
-local_fn local_info, local_role, local_proxy, local_whoami, local_acl, local_module;
+/* local_debug: local_debug.c */
+local_fn local_info, local_role, local_proxy, local_whoami, local_acl, local_module, local_debug;
 /* local_wait.c */
 local_fn local_wait, local_waitaof;
 void local_wait_tick(struct worker *w, uint64_t now_ms);

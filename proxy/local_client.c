@@ -61,6 +61,8 @@ void client_flags(const struct session *s, char out[CLIENT_FLAGS_BYTES])
         out[n++] = 'c';
     if (s->unix_socket)
         out[n++] = 'U';
+    if (s->readonly)
+        out[n++] = 'r';
     if (s->no_evict)
         out[n++] = 'e';
     if (s->no_touch)

@@ -135,14 +135,20 @@ enum dispatch local_config_get(struct session *s, const struct argv *a)
 /* What Holdfast relies on in Valkey. NULL: may be set. */
 static const char *objection(const struct worker *w, const char *name, const char *value)
 {
-    static const char *const kept[] = {
-        "replica",   "slave",           "primary",       "master", "repl-diskless-load",
-        "databases", "cluster-enabled", "rename-command"};
+    static const char *const kept[] = {"replica",      "slave",   "primary",   "master",         "repl-",
+                                       "min-replicas", "min-sla", "databases", "cluster-",       "rename-command",
+                                       "protected-",   "tls-",    "aclfile",   "dual-channel-r", "import-mode"};
+    static const char *const persistence[] = {"save",       "appendonly",     "dir",
+                                              "dbfilename", "appendfilename", "appenddirname"};
     char *unit;
     double bytes;
 
+    for (size_t i = 0; i < sizeof persistence / sizeof persistence[0]; i++)
+        if (strcasecmp(name, persistence[i]) == 0 && value[0] != '\0' && strcasecmp(value, "no") != 0 &&
+            (w->config->guards_allowed & GUARD_PERSISTENCE) == 0)
+            return "Holdfast's log is what persists. The setting allow-guarded-commands can allow it (persistence)";
     for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++)
-        if (strncasecmp(name, kept[i], strlen(kept[i])) == 0)
+        if (strncasecmp(name, kept[i], strlen(kept[i])) == 0 && strcasecmp(name, "repl-backlog-size") != 0)
             return "Holdfast relies on it";
     if (strcasecmp(name, "requirepass") == 0 && local_is_own_user(w, "default", strlen("default")))
         return "Holdfast logs in as the default user: give it one of its own first (valkey-user)";

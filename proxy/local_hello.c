@@ -277,6 +277,13 @@ enum dispatch local_ping(struct session *s, const struct argv *a)
     return session_forward(s, a, NULL, &t);
 }
 
+/* For a replica that could send its clients elsewhere; Holdfast never does. */
+enum dispatch local_readonly(struct session *s, const struct argv *a)
+{
+    s->readonly = argv_is(a, 0, "readonly");
+    return local_ok(s);
+}
+
 /* The connection that carries the next command learns of it in line. */
 enum dispatch local_select(struct session *s, const struct argv *a)
 {

@@ -162,7 +162,7 @@ static const char *treatment_name(enum treatment t)
     }
 }
 
-static void proxy_commands(struct buf *out)
+static void proxy_commands(const struct worker *w, struct buf *out)
 {
     size_t count;
     const struct local_row *rows = local_rows(&count);
@@ -173,7 +173,7 @@ static void proxy_commands(struct buf *out)
         (void)snprintf(name, sizeof name, "%s", rows[i].name);
         for (char *c = name; *c != '\0'; c++)
             *c = (char)(*c == '|' ? ' ' : *c);
-        (void)snprintf(line, sizeof line, "%s: %s%s%s", name, treatment_name(rows[i].treatment),
+        (void)snprintf(line, sizeof line, "%s: %s%s%s", name, treatment_name(local_treatment(w, &rows[i])),
                        rows[i].note[0] != '\0' ? " - " : "", rows[i].note);
         resp_bulk_text(out, line);
     }
@@ -191,7 +191,7 @@ enum dispatch local_proxy(struct session *s, const struct argv *a)
     struct buf out = {0}, section = {0};
 
     if (argv_is(a, 1, "commands") && a->count == 2) {
-        proxy_commands(&out);
+        proxy_commands(s->worker, &out);
     } else if (argv_is(a, 1, "info") && a->count == 2) {
         our_section(s, &section);
         text_header(&out, section.len, s->proto);

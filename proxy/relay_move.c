@@ -84,6 +84,8 @@ static void prelude_of(const struct session *s, struct track *t)
         assume(t, 4, (const char *const[]){"CLIENT", "SETINFO", "LIB-NAME", s->lib_name});
     if (s->lib_ver != NULL)
         assume(t, 4, (const char *const[]){"CLIENT", "SETINFO", "LIB-VER", s->lib_ver});
+    if (s->readonly)
+        assume(t, 1, (const char *const[]){"READONLY"});
     if (s->redirects)
         assume(t, 3, (const char *const[]){"CLIENT", "CAPA", "REDIRECT"});
     if (s->choice != CHOICE_DEFAULT)

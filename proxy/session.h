@@ -162,6 +162,7 @@ struct session {
     bool tracking_bcast;
     bool redirected_to; /* CLIENT TRACKING REDIRECT of another session names its connection to Valkey */
     bool redirects;     /* CLIENT CAPA REDIRECT */
+    bool readonly;      /* READONLY: shown, without effect */
     bool unix_socket;
     bool reader; /* came by reader-port: reads from the Valkey of this node, whatever part the node plays */
     bool moves;  /* this node leads no more: nothing starts; when all was answered it becomes a relay, or ends */

@@ -365,7 +365,7 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
     struct gate *g = w->set.gate;
     const struct command *c = w->commands != NULL ? command_find(w->commands, a) : NULL;
     const struct local_row *row = local_row(w, c, a);
-    struct route_facts f = {.command = c, .args = a, .treatment = row->treatment, .in_multi = s->tx != NULL};
+    struct route_facts f = {.command = c, .args = a, .treatment = local_treatment(w, row), .in_multi = s->tx != NULL};
     enum dispatch done;
 
     if (s->barrier && s->uncame > 0)

@@ -55,7 +55,8 @@ void session_refuse(struct session *s, const struct route_facts *f, enum route_w
         (void)snprintf(text, sizeof text, "READONLY You can't write against a read only replica.");
         break;
     case WHY_NOT_AVAILABLE:
-        (void)snprintf(text, sizeof text, "ERR %s is not available through Holdfast: %s", name, row->note);
+        (void)snprintf(text, sizeof text, "ERR %s is not available through Holdfast: %s%s", name, row->note,
+                       local_guard(row) != 0 ? ". The setting allow-guarded-commands can allow it" : "");
         break;
     case WHY_SUBSCRIBED:
         (void)snprintf(text, sizeof text,
