@@ -84,10 +84,11 @@ static void on_reply(void *arg, void *cookie, const char *reply, size_t n)
         return;
     }
     if (op->more > 0) {
-        op->more--;
+        op_take_more(op, reply, n);
         return;
     }
-    buf_append(&op->reply, reply, n);
+    if (!op_exec_refused(op, reply, n, &op->reply))
+        buf_append(&op->reply, reply, n);
     op->error = reply[0] == '-';
     if (!log_alone(c->log))
         op->came_boot_ms = log_boot_ms();

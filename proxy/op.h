@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/queue.h>
 
 #include "log/base/buf.h"
@@ -44,6 +45,7 @@ struct op {
     struct buf request; /* canonical RESP, for those that wait before they are sent */
     struct buf sent;    /* what Valkey gets in its place: a transaction with its reads; empty = request */
     uint32_t more;      /* replies before the one that is the answer: a transaction's +OK and +QUEUED */
+    struct buf refusal; /* the first of those that is an error: why EXEC fails */
     bool unit;          /* OP_WRITE: request is MULTI ... EXEC, and so is its effect */
     struct arg *args;   /* owned copy of the argument places inside request; NULL unless OP_WRITE */
     size_t arg_count;
@@ -84,6 +86,26 @@ static inline void op_hash_effect(struct op *op)
     const char *bytes = op_effect(op, &n);
 
     op->effect_hash = hash64(bytes, n, 0);
+}
+
+/* One of the replies before the answer of a transaction. */
+static inline void op_take_more(struct op *op, const char *reply, size_t n)
+{
+    op->more--;
+    if (reply[0] == '-' && op->refusal.len == 0 && !op->ghost)
+        buf_append(&op->refusal, reply, n);
+}
+/* Valkey refused at EXEC what it would have refused to queue (no memory, busy, too few replicas): the client is told
+ * why, as it is when that is so at its EXEC. The client has heard +QUEUED to each. false: the reply is the answer. */
+static inline bool op_exec_refused(const struct op *op, const char *reply, size_t n, struct buf *answer)
+{
+    static const char abort[] = "-EXECABORT ", because[] = "-EXECABORT Transaction discarded because of: ";
+
+    if (op->refusal.len == 0 || op->refusal.failed || n < sizeof abort || memcmp(reply, abort, sizeof abort - 1) != 0)
+        return false;
+    buf_append(answer, because, sizeof because - 1);
+    buf_append(answer, buf_head(&op->refusal) + 1, op->refusal.len - 1);
+    return true;
 }
 
 #endif

@@ -68,6 +68,7 @@ struct op *op_ghost(struct seq *s, struct op *op)
 
     *ghost = *op;
     memset(&ghost->reply, 0, sizeof ghost->reply);
+    memset(&ghost->refusal, 0, sizeof ghost->refusal);
     ghost->session = NULL;
     ghost->ghost = true;
     memset(&op->request, 0, sizeof op->request);

@@ -40,6 +40,7 @@ void task_free(struct task *t)
     keyset_clear(&t->op.keys);
     buf_free(&t->op.request);
     buf_free(&t->op.sent);
+    buf_free(&t->op.refusal);
     buf_free(&t->op.reply);
     buf_free(&t->extra);
     buf_free(&t->behind);
@@ -302,12 +303,8 @@ static bool tells_nothing(const char *reply, size_t n)
     return n >= sizeof busy && memcmp(reply, busy, sizeof busy - 1) == 0;
 }
 
-void task_reply(struct task *t, const char *reply, size_t n)
+static void take_answer(struct task *t, const char *reply, size_t n)
 {
-    if (t->op.more > 0) {
-        t->op.more--;
-        return;
-    }
     t->op.error = reply[0] == '-';
     end_async(t);
     if (t->place == TASK_BOTH) {
@@ -323,6 +320,19 @@ void task_reply(struct task *t, const char *reply, size_t n)
     } else {
         session_answer(t, reply, n);
     }
+}
+
+void task_reply(struct task *t, const char *reply, size_t n)
+{
+    struct buf refused = {0};
+
+    if (t->op.more > 0)
+        op_take_more(&t->op, reply, n);
+    else if (op_exec_refused(&t->op, reply, n, &refused) && !refused.failed)
+        take_answer(t, buf_head(&refused), refused.len);
+    else
+        take_answer(t, reply, n);
+    buf_free(&refused);
 }
 
 void task_broke(struct task *t, const char *text)

@@ -61,3 +61,19 @@ def test_ping_says_that_a_script_keeps_valkey_busy(rig):
         assert c("SCRIPT", "KILL") == b"OK"
         assert is_error(busy.read(), "ERR")
         wait_until(lambda: c.ask("PING") == b"PONG", 10, "+PONG")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_exec_says_why_valkey_refuses_it(rig, mode):
+    v, h = rig.pair(durability=mode)
+    with h.client() as c, v.client() as direct, v.client() as admin:
+        c("SET", "n", 1)
+        answers = []
+        for client in (direct, c):
+            assert admin("CONFIG", "SET", "maxmemory", 0) == b"OK"
+            assert client.pipeline([("MULTI",), ("GET", "n"), ("SET", "n", 2), ("INCR", "n")]) == [b"OK"] + 3 * [b"QUEUED"]
+            assert admin("CONFIG", "SET", "maxmemory", 1) == b"OK"
+            answers.append(client.ask("EXEC"))
+            assert client.pipeline([("MULTI",), ("GET", "n"), ("EXEC",)])[2] == [b"1"]  # reads need no memory
+        assert answers[1] == answers[0] and is_error(answers[0], "EXECABORT") and "OOM" in answers[0].text
+        assert admin("CONFIG", "SET", "maxmemory", 0) == b"OK" and c("INCR", "n") == 2
