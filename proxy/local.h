@@ -58,6 +58,10 @@ void local_wait_durable(struct task *t);             /* RELEASE of the half that
 /* local_info.c: whether Holdfast itself logs in to Valkey as this user */
 bool local_is_own_user(const struct worker *w, const char *name, size_t n);
 
+/* Rights may have changed. What Valkey said goes to the client when they are known here, too: they hold from then on.
+ * The session takes no other command meanwhile (s->barrier). */
+void local_answer_learned(struct task *t, const char *reply, size_t n);
+
 /* Shared by them: one answer at once. */
 enum dispatch local_ok(struct session *s);
 enum dispatch local_error(struct session *s, const char *text);

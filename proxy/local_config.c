@@ -198,7 +198,10 @@ static void on_config_set(struct task *t, const char *reply, size_t n)
 {
     if (reply[0] == '+') {
         apply(t->worker, &t->extra);
-        users_ask(t->worker->users); /* requirepass */
+        if (t->numbers[0] != 0) {
+            local_answer_learned(t, reply, n);
+            return;
+        }
     }
     session_answer(t, reply, n);
 }
@@ -243,7 +246,8 @@ static bool sort_pairs(struct session *s, const struct argv *a, struct buf *ours
     return ok;
 }
 
-static enum dispatch set_theirs(struct session *s, const struct buf *theirs, size_t count, struct buf *ours)
+static enum dispatch set_theirs(struct session *s, const struct buf *theirs, size_t count, struct buf *ours,
+                                bool passwords)
 {
     struct buf command = {0};
     enum dispatch done;
@@ -254,8 +258,11 @@ static enum dispatch set_theirs(struct session *s, const struct buf *theirs, siz
     argv_bulk(&command, "SET", 3);
     buf_append(&command, buf_head(theirs), theirs->len);
     done = session_forward(s, &(struct argv){buf_head(&command), command.len, NULL, 0}, on_config_set, &t);
-    if (done == DISPATCHED && t != NULL)
+    if (done == DISPATCHED && t != NULL) {
         buf_move(&t->extra, ours);
+        t->numbers[0] = passwords ? 1 : 0;
+        s->barrier = s->barrier || passwords;
+    }
     buf_free(&command);
     return done;
 }
@@ -264,15 +271,16 @@ enum dispatch local_config_set(struct session *s, const struct argv *a)
 {
     struct buf ours = {0}, theirs = {0};
     enum dispatch done = DISPATCHED;
+    bool passwords = false;
     size_t count = 0;
 
     if (a->count % 2 != 0)
         return local_error(s, "ERR wrong number of arguments for 'config|set' command");
     if (sort_pairs(s, a, &ours, &theirs, &count)) {
         if (count > 0) {
-            done = set_theirs(s, &theirs, count, &ours);
-        } else if (!session_full(s)) {
-            done = local_error(s, "NOPERM Holdfast's settings can be changed by users with full rights only");
+            for (size_t i = 2; i < a->count; i += 2)
+                passwords = passwords || argv_is(a, i, "requirepass");
+            done = set_theirs(s, &theirs, count, &ours, passwords);
         } else {
             apply(s->worker, &ours);
             done = local_ok(s);

@@ -222,8 +222,7 @@ enum dispatch local_whoami(struct session *s, const struct argv *a)
 
 static void on_acl(struct task *t, const char *reply, size_t n)
 {
-    users_ask(t->worker->users);
-    session_answer(t, reply, n);
+    local_answer_learned(t, reply, n);
 }
 
 bool local_is_own_user(const struct worker *w, const char *name, size_t n)
@@ -243,7 +242,10 @@ enum dispatch local_acl(struct session *s, const struct argv *a)
             return local_error(s, "ERR Holdfast itself logs in to Valkey as this user: it cannot be changed through "
                                   "Holdfast. Give Holdfast a user of its own (valkey-user)");
 
-    return session_forward(s, a, on_acl, &t);
+    if (session_forward(s, a, on_acl, &t) == NOT_NOW)
+        return NOT_NOW;
+    s->barrier = s->barrier || t != NULL;
+    return DISPATCHED;
 }
 
 static void on_module(struct task *t, const char *reply, size_t n)

@@ -356,6 +356,7 @@ static void release(void *object)
     free(s->name);
     free(s->lib_name);
     free(s->lib_ver);
+    free(s->refusal);
     free(s->through);
     free(s->address);
     free(s);

@@ -65,6 +65,7 @@ struct task {
     bool internal;    /* our own question: on_reply is called although there is no session */
     bool blocks;      /* may wait for other clients (BLPOP, WAIT) */
     bool in_waits;    /* is in worker->waits */
+    bool learns;      /* answered when the rights of users have been read again */
     uint64_t epoch;
     size_t held_bytes;                   /* counted in session->inflight_bytes */
     task_reply_fn *on_reply;             /* NULL: the reply is the answer */
@@ -91,7 +92,8 @@ enum hold {
     HOLD_READY, /* until a connection is there */
     HOLD_ROOM,  /* until there is room: fewer ops, fewer unsent bytes */
     HOLD_PAUSE, /* CLIENT PAUSE (pause.h) */
-    HOLD_SETTLE /* CLIENT PAUSE itself: until the writes under way have come */
+    HOLD_SETTLE, /* CLIENT PAUSE itself: until the writes under way have come */
+    HOLD_RIGHTS  /* until Valkey has said whether its user may (rights.h) */
 };
 
 struct held { /* a parsed command, owned */
@@ -106,6 +108,8 @@ enum authentication {
     AUTH_NEEDED,
     AUTH_DONE
 };
+
+enum rights { RIGHTS_NONE, RIGHTS_ASKED, RIGHTS_GIVEN, RIGHTS_REFUSED }; /* of the held command: rights.h */
 
 enum session_state {
     SESSION_OPEN,
@@ -168,6 +172,8 @@ struct session {
     bool moves;  /* this node leads no more: nothing starts; when all was answered it becomes a relay, or ends */
     bool gone;   /* the other end has closed */
     enum choice choice;
+    enum rights rights;
+    char *refusal; /* RIGHTS_REFUSED: the error */
     enum hold hold;
     enum via via; /* where the newest command went */
     uint8_t proto;

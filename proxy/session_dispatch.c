@@ -19,6 +19,7 @@
 #include "proxy/local.h"
 #include "proxy/pause.h"
 #include "proxy/pinned.h"
+#include "proxy/rights.h"
 #include "proxy/session.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
@@ -340,7 +341,7 @@ static bool needs_no_auth(const struct local_row *row, const struct command *c)
 
 static enum dispatch serve(struct session *s, const struct route_facts *f, const struct local_row *row)
 {
-    bool ends_tx = row->treatment == TREAT_EXEC || row->treatment == TREAT_DISCARD;
+    bool ends_tx = row->treatment == TREAT_EXEC || row->treatment == TREAT_DISCARD, may;
     struct route r;
 
     if (s->tx != NULL && s->tx->place == TX_UNSERVED && row->treatment != TREAT_QUIT && row->treatment != TREAT_RESET)
@@ -356,6 +357,12 @@ static enum dispatch serve(struct session *s, const struct route_facts *f, const
         r = (struct route){.to = ROUTE_REFUSE, .kind = OP_LOCAL, .why = WHY_IN_MULTI};
     if (r.to != ROUTE_REFUSE && pause_holds(s, f))
         return session_hold(s, HOLD_PAUSE);
+    if (r.to == ROUTE_LOCAL) {
+        enum dispatch done = rights_ask(s, f, row, &may);
+
+        if (!may)
+            return done;
+    }
     return follow(s, f, &r, row);
 }
 

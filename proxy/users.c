@@ -61,7 +61,7 @@ static struct user_rights rights_of(const redisReply *r)
     out.exists = true;
     out.on = has_element(flags, "on");
     out.nopass = has_element(flags, "nopass");
-    out.full = out.on && text_is(field(r, "commands"), "+@all") && text_is(field(r, "keys"), "~*") &&
+    out.full = text_is(field(r, "commands"), "+@all") && text_is(field(r, "keys"), "~*") &&
                text_is(field(r, "channels"), "&*") && (selectors == NULL || selectors->elements == 0);
     return out;
 }
@@ -171,6 +171,23 @@ bool user_ask(struct users *u, struct user *user, void (*done)(struct worker *w,
 void users_ask(struct users *u)
 {
     u->stale = true;
+}
+
+bool users_ask_now(struct users *u, void (*done)(struct worker *w, uint64_t session_id), uint64_t session_id)
+{
+    struct user *user, *next;
+
+    u->stale = true;
+    if (!lane_usable(lanes_control(u->worker->lanes)))
+        return false;
+    HASH_ITER(hh, u->by_name, user, next)
+    {
+        /* The control lane answers in order: with the last one all have been learned. */
+        if (!user_ask(u, user, next == NULL ? done : NULL, session_id))
+            return false;
+    }
+    u->stale = false;
+    return true;
 }
 
 void users_tick(struct users *u)

@@ -1,7 +1,7 @@
 /* What we know of Valkey's users: who may do everything, and so may share lanes. Asked of Valkey (ACL GETUSER) on the
  * control lane.
  *
- * full: on, "+@all" as the only command rule, "~*", "&*", no selectors. Anybody else runs on a connection
+ * full: "+@all" as the only command rule, "~*", "&*", no selectors. Anybody else runs on a connection
  * authenticated as that user. */
 #ifndef HF_USERS_H
 #define HF_USERS_H
@@ -26,6 +26,8 @@ struct users *users_new(struct worker *w);
 void users_free(struct users *u);
 void users_shut(struct users *u); /* what is known may change while Valkey is away */
 void users_ask(struct users *u);  /* asks for all of them again, soon */
+/* Asks for all of them now; then calls done() with the session's id. false: cannot now. */
+bool users_ask_now(struct users *u, void (*done)(struct worker *w, uint64_t session_id), uint64_t session_id);
 void users_tick(struct users *u);
 bool users_known(const struct users *u); /* the default user's rights have been read since Valkey came */
 struct user *users_default(const struct users *u);

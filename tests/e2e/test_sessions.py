@@ -274,7 +274,7 @@ def test_busy_script_is_killed_through_us(connect, mode):
 
 def test_users(pair, connect, mode):
     admin = connect()
-    admin("ACL", "SETUSER", "reader", "on", ">pw", "~r:*", "+@read", "+ping", "+multi", "+exec", "&*")
+    admin("ACL", "SETUSER", "reader", "on", ">pw", "~r:*", "+@read", "+ping", "+multi", "+exec", "+acl|whoami", "+client|getname", "&*")
     admin("ACL", "SETUSER", "boss", "on", ">pw", "~*", "&*", "+@all")
     admin("SET", "r:1", "x")
     c = connect()
