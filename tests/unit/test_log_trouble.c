@@ -273,23 +273,45 @@ static int child_append(const char *dir, int kinds, int nth, int rounds)
     return 0;
 }
 
+/* What the child has said so far. */
+struct told {
+    char text[MIB];
+    size_t n, lines;
+};
+static struct told told;
+
+/* False: it says no more. */
+static bool read_some(int fd)
+{
+    ssize_t got = read(fd, told.text + told.n, sizeof told.text - told.n - 1);
+
+    for (ssize_t i = 0; i < got; i++)
+        told.lines += told.text[told.n + (size_t)i] == '\n';
+    told.n += got > 0 ? (size_t)got : 0;
+    return got > 0;
+}
+
+/* The last number that it says until its end, whole. */
 static uint64_t last_number(int fd)
 {
-    static char text[MIB];
-    size_t n = 0;
-    ssize_t got;
     char *end;
 
-    while ((got = read(fd, text + n, sizeof text - n - 1)) > 0)
-        n += (size_t)got;
+    while (read_some(fd))
+        continue;
     (void)close(fd);
-    text[n] = '\0';
-    end = strrchr(text, '\n');
+    told.text[told.n] = '\0';
+    end = strrchr(told.text, '\n');
     if (end == NULL)
         return 0;
     *end = '\0';
-    end = strrchr(text, '\n');
-    return strtoull(end == NULL ? text : end + 1, NULL, 10);
+    end = strrchr(told.text, '\n');
+    return strtoull(end == NULL ? told.text : end + 1, NULL, 10);
+}
+
+static int child_begin(const struct fixture *f, const char *kinds, const char *nth, int *out)
+{
+    told.n = told.lines = 0;
+    return fixture_child("append", f->dir, kinds, nth, out);
 }
 
 static void check_after_crash(struct fixture *f, uint64_t reported)
@@ -311,9 +333,12 @@ static void test_kill_9_while_appending(void **state)
     fixture_dir(&f);
     for (int i = 0; i < 50; i++) {
         uint64_t said;
-        int out, status, pid = fixture_child("append", f.dir, "0", "0", &out);
+        int out, status, pid = child_begin(&f, "0", "0", &out);
+        size_t lines = (unsigned)rand_r(&seed) % 12;
 
-        (void)usleep(5000 + (unsigned)rand_r(&seed) % 60000);
+        while (told.lines < lines) /* then between two reports; at once it would be while it opens the log */
+            assert_true(read_some(out));
+        (void)usleep((unsigned)rand_r(&seed) % (lines > 0 ? 2000 : 60000));
         assert_int_equal(kill(pid, SIGKILL), 0);
         said = last_number(out);
         assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -341,7 +366,7 @@ static void test_crash_at_each_call(void **state)
         fixture_dir(&f);
         (void)snprintf(kinds, sizeof kinds, "%d", KINDS);
         (void)snprintf(count, sizeof count, "%d", ++nth);
-        pid = fixture_child("append", f.dir, kinds, count, &out);
+        pid = child_begin(&f, kinds, count, &out);
         reported = last_number(out);
         assert_int_equal(waitpid(pid, &status, 0), pid);
         assert_true(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
