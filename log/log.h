@@ -200,10 +200,11 @@ struct snapshot_writer;
 struct snapshot_writer *snapshot_begin(struct log *l, char *why, size_t why_size); /* into a temporary file */
 bool snapshot_write(struct snapshot_writer *w, const void *bytes, size_t n); /* false: disk trouble; then abandon */
 /* Durable (file, directory, sidecar with checksum of the RDB), then the newest; older ones are removed. The fsync
- * runs on the writer thread; done() on the loop. The writer is consumed. */
+ * runs on the writer thread; done() on the loop. The writer is consumed by then. */
 void snapshot_finish(struct snapshot_writer *w, const struct snapshot_mark *mark, void (*done)(void *arg, bool ok),
                      void *arg);
 void snapshot_abandon(struct snapshot_writer *w);
+void snapshot_disown(struct snapshot_writer *w); /* between snapshot_finish() and done(): goes on, nobody is told */
 /* If another member has a newer one than ours: fetch it, in the background. For nodes whose Valkey is not to fork. */
 void log_fetch_newer(struct log *l);
 /* The newest valid snapshot: true, its mark, and its path in path[] (open it at once: a newer one removes it). false

@@ -167,7 +167,8 @@ static void end(struct snapshot_writer *w, bool ok, bool remove)
     void *arg = w->arg;
 
     release(w, remove);
-    done(arg, ok);
+    if (done != NULL)
+        done(arg, ok);
 }
 
 static void cleaned(struct writer_job *j)
@@ -205,6 +206,12 @@ void snapshot_finish(struct snapshot_writer *w, const struct snapshot_mark *mark
     w->arg = arg;
     w->job = (struct writer_job){.run = finish, .done = finished};
     writer_submit(w->owner->writer, &w->job, WRITER_BACKGROUND);
+}
+
+void snapshot_disown(struct snapshot_writer *w)
+{
+    CHECK(w->stage == FINISHING);
+    w->done = NULL;
 }
 
 /* What may have been recorded stays; the next start knows. */

@@ -341,6 +341,7 @@ void node_free(struct node *n)
     if (n == NULL)
         return;
     close_all(n, "stopped");
+    node_snapshot_free(n);
     n->state = NODE_STOPPED;
     replay_free(n->walk);
     n->walk = NULL;

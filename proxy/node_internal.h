@@ -217,6 +217,7 @@ bool node_snapshot_open(struct node *n, bool adopting);
 bool node_snapshot_bytes(struct node *n, const char *bytes, size_t size); /* false: abandoned */
 void node_snapshot_finish(struct node *n);                                /* its mark is set */
 void node_snapshot_abandon(struct node *n, const char *why);
+void node_snapshot_free(struct node *n); /* abandoned before; one that is finishing does so by itself */
 void node_snapshot_tick(struct node *n, uint64_t now_ms);
 
 #endif

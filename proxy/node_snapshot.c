@@ -88,6 +88,12 @@ void node_snapshot_abandon(struct node *n, const char *why)
     ended(n, false);
 }
 
+void node_snapshot_free(struct node *n)
+{
+    if (n->snapshot.phase == SNAPSHOT_FINISHING)
+        snapshot_disown(n->snapshot.writer);
+}
+
 /* How much of the log to keep behind a snapshot, as the first index to keep. The entries' mean size stands for the
  * size of each. */
 static uint64_t cut_before(const struct node *n, uint64_t log_from)
@@ -114,6 +120,7 @@ static void on_finished(void *arg, bool ok)
     struct node_snapshot *s = &n->snapshot;
     bool same_life = s->life == n->life;
 
+    s->writer = NULL;
     ended(n, ok);
     if (ok) {
         s->pause_ms = 0;
@@ -141,14 +148,12 @@ static void on_finished(void *arg, bool ok)
 void node_snapshot_finish(struct node *n)
 {
     struct node_snapshot *s = &n->snapshot;
-    struct snapshot_writer *writer = s->writer;
 
     CHECK(s->phase == SNAPSHOT_TAKING);
     drop_tap(n);
     s->phase = SNAPSHOT_FINISHING;
-    s->writer = NULL;
     s->mark.taken_ms = clock_wall_ms();
-    snapshot_finish(writer, &s->mark, on_finished, n);
+    snapshot_finish(s->writer, &s->mark, on_finished, n);
 }
 
 /* ---- the bytes ---- */

@@ -451,6 +451,32 @@ static void test_crash_at_each_call(void **state)
     assert_true(old >= 8 && new >= 3);
 }
 
+static bool another_may_begin(struct fixture *f)
+{
+    struct snapshot_writer *w = snapshot_begin(f->log, f->why, sizeof f->why);
+
+    if (w != NULL)
+        snapshot_abandon(w);
+    return w != NULL;
+}
+
+/* Whoever had it finished is gone before it is. */
+static void test_disowned(void **state)
+{
+    struct fixture f;
+    struct snapshot_mark mark = mark_of(1);
+    struct snapshot_writer *w;
+
+    (void)state;
+    fixture_open_fresh(&f);
+    w = snapshot_begin(f.log, f.why, sizeof f.why);
+    snapshot_finish(w, &mark, on_done, NULL); /* where a call would crash */
+    snapshot_disown(w);
+    assert_true(fixture_wait(&f, another_may_begin));
+    check_newest(&f, 1, 0);
+    fixture_remove(&f);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -458,6 +484,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_mark_that_is_not_words),
         cmocka_unit_test(test_large_between_commits),
         cmocka_unit_test(test_abandon),
+        cmocka_unit_test(test_disowned),
         cmocka_unit_test(test_close_while_finishing),
         cmocka_unit_test(test_damage),
         cmocka_unit_test(test_disk_trouble),
