@@ -65,6 +65,10 @@ void real_valkey_start(struct real_valkey *v, const char *const *extra)
     if (v->pid == 0)
         run(v, extra);
     for (int ms = 0; ms < START_MS_MAX; ms += 10) {
+        if (waitpid(v->pid, NULL, WNOHANG) == v->pid) {
+            v->pid = 0;
+            fail_msg("valkey-server has ended: %s/valkey.log", v->dir);
+        }
         v->c = redisConnectUnix(v->address);
         if (v->c != NULL && v->c->err == 0)
             return;

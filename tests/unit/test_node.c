@@ -3,9 +3,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "tests/unit/node_world.h"
 
@@ -265,12 +269,25 @@ static void dies_rebuilding(void **state)
 
 /* ---- refusals ---- */
 
+static void free_port(char *out, size_t size)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    assert_true(fd >= 0 && bind(fd, (struct sockaddr *)&a, n) == 0 && getsockname(fd, (struct sockaddr *)&a, &n) == 0);
+    (void)close(fd);
+    (void)snprintf(out, size, "%d", ntohs(a.sin_port));
+}
+
 static void refuses(void **state)
 {
     struct world *w = new_world();
-    static const char *const cluster[] = {"--cluster-enabled", "yes", NULL};
+    char bus[8]; /* else it is the same one for all that have no port */
+    const char *const cluster[] = {"--cluster-enabled", "yes", "--cluster-port", bus, NULL};
 
     (void)state;
+    free_port(bus, sizeof bus);
     real_valkey_start(&w->v, cluster);
     start_node(w);
     fixture_turns(&w->f, 500);
