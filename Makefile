@@ -68,6 +68,7 @@ $(OBJ)/%.o: %.c $(OUT)/flags | $(HIREDIS_FILE)
 
 $(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: private ALLFLAGS += -DHOLDFAST_BUILD='"$(VERSION)"'
 $(OBJ)/proxy/main.o $(OBJ)/proxy/status.o: $(OUT)/version
+$(OBJ)/proxy/page.o: proxy/page.html
 
 # What tests share: tests/unit/*.c without a test_ name. A test gets the members that it refers to. The sim_ files may stand in for
 # the product's doors (sim_log.c is a log in memory), so they come first, and only for a test that includes a sim_ header.

@@ -10,7 +10,7 @@ set -eu
 
 common=(build-essential pkg-config libevent-dev liblmdb-dev libxxhash-dev uthash-dev libjansson-dev libcmocka-dev
         libssl-dev openssl
-        python3-pytest python3-pytest-timeout python3-redis haproxy nutcracker curl iproute2 nftables)
+        python3-pytest python3-pytest-timeout python3-redis python3-selenium chromium chromium-driver haproxy nutcracker curl iproute2 nftables)
 backports=(valkey-server valkey-tools libraft-dev)
 raft_min=0.22
 

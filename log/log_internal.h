@@ -17,6 +17,7 @@
 #include "log/consensus.h"
 #include "log/log.h"
 #include "log/peer.h"
+#include "log/skew.h"
 #include "log/store.h"
 #include "log/tail.h"
 #include "log/writer.h"
@@ -84,7 +85,7 @@ struct known { /* what a node has said about itself */
     bool up;    /* our link to it */
     struct peer_state state;
     uint64_t state_ms, heard_ms; /* 0: never */
-    int64_t skew_ms;
+    struct skew skew;
     bool skew_said, election_said;
 };
 

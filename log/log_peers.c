@@ -114,11 +114,11 @@ static void note_clock(struct log *l, struct known *k, uint64_t wall_ms)
 
     if (wall_ms == 0)
         return;
-    k->skew_ms = (int64_t)wall_ms - (int64_t)clock_wall_ms();
-    off = (k->skew_ms < 0 ? -k->skew_ms : k->skew_ms) > (int64_t)l->set.clock_skew_max_ms;
+    skew_heard(&k->skew, (int64_t)wall_ms - (int64_t)clock_wall_ms(), clock_mono_ms());
+    off = (k->skew.ms < 0 ? -k->skew.ms : k->skew.ms) > (int64_t)l->set.clock_skew_max_ms;
     if (off && !k->skew_said)
         diag_log(l->diag, DIAG_WARNING, "CLOCK SKEW: the clock of node %s is %lld ms off ours (clock-skew-max %u)",
-                 k->member.name, (long long)k->skew_ms, l->set.clock_skew_max_ms);
+                 k->member.name, (long long)k->skew.ms, l->set.clock_skew_max_ms);
     k->skew_said = off;
 }
 
@@ -456,7 +456,7 @@ size_t log_members(const struct log *log, struct log_member_status *out, size_t 
             s->connected = k->up;
             s->heard_ms_ago = k->heard_ms ? now - k->heard_ms : UINT64_MAX;
             s->state = k->state;
-            s->clock_skew_ms = k->skew_ms;
+            s->clock_skew_ms = k->skew.ms;
         }
         if (l->raft != NULL && l->raft_role == CONSENSUS_LEADER)
             s->match_index = consensus_match(l->raft, m->at[i].id);

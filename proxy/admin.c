@@ -1,9 +1,11 @@
 /* The admin port: pages over libevent's evhttp.
  *
+ *     /          a page for people (page.html), which asks for /status and /history once a second
  *     /healthz   200 while the loop turns            for "restart me if not"
  *     /readyz    200, or 503 and the reason          for "send me traffic"
  *     /metrics   Prometheus text                     /status   JSON, for people and tools
- *     /members   JSON: the group                     POST /transfer, ...: admin_actions.c
+ *     /members   JSON: the group                     /history   JSON: the last ten minutes; ?since=<unix ms>
+ *     POST /transfer, ...: admin_actions.c
  *
  * GET and HEAD change nothing. Requests are small by nature, so headers and bodies are bounded tightly; a connection
  * that says nothing is closed after ADMIN_TIMEOUT_S. */
@@ -18,12 +20,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 
 #include "config/config.h"
 #include "log/base/buf.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "proxy/admin_history.h"
 #include "proxy/admin_internal.h"
+#include "proxy/page.h"
 #include "proxy/status.h"
 
 enum { ADMIN_HEADER_BYTES_MAX = 8 * 1024, ADMIN_BODY_BYTES_MAX = 4 * 1024, ADMIN_TIMEOUT_S = 10 };
@@ -123,14 +128,39 @@ static void members_page(const struct admin *a, struct evhttp_request *request)
     buf_free(&body);
 }
 
+static void front_page(const struct admin *a, struct evhttp_request *request)
+{
+    static const char policy[] = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+                                 "connect-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'";
+    struct buf body = {0};
+
+    (void)a;
+    (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Content-Security-Policy", policy);
+    buf_append(&body, page_html, page_html_bytes());
+    admin_answer(request, HTTP_OK, "text/html; charset=utf-8", &body);
+    buf_free(&body);
+}
+
+static void history_page(const struct admin *a, struct evhttp_request *request)
+{
+    const char *query = evhttp_uri_get_query(evhttp_request_get_evhttp_uri(request)), *since = NULL;
+    struct evkeyvalq pairs;
+    struct buf body = {0};
+
+    TAILQ_INIT(&pairs);
+    if (query != NULL && evhttp_parse_query_str(query, &pairs) == 0)
+        since = evhttp_find_header(&pairs, "since");
+    history_json(a->history, since != NULL ? strtoull(since, NULL, 10) : 0, &body);
+    evhttp_clear_headers(&pairs);
+    admin_answer(request, HTTP_OK, "application/json", &body);
+    buf_free(&body);
+}
+
 static const struct {
     const char *path;
     void (*page)(const struct admin *a, struct evhttp_request *request);
-} pages[] = {{"/healthz", healthz},
-             {"/readyz", readyz},
-             {"/metrics", metrics},
-             {"/status", status_page},
-             {"/members", members_page}};
+} pages[] = {{"/", front_page},     {"/history", history_page}, {"/healthz", healthz},     {"/readyz", readyz},
+             {"/metrics", metrics}, {"/status", status_page},   {"/members", members_page}};
 
 static void refuse(struct evhttp_request *request, int code, const char *text)
 {
@@ -160,7 +190,8 @@ static void on_request(struct evhttp_request *request, void *arg)
             pages[i].page(a, request);
             return;
         }
-    refuse(request, HTTP_NOTFOUND, "no such page; there are /metrics, /status, /members, /healthz, /readyz\n");
+    refuse(request, HTTP_NOTFOUND,
+           "no such page; there are /, /metrics, /status, /history, /members, /healthz, /readyz\n");
 }
 
 struct admin *admin_new(struct loop *l, const struct diag *d, const struct config *c,
@@ -191,8 +222,9 @@ struct admin *admin_new(struct loop *l, const struct diag *d, const struct confi
         free(a);
         return NULL;
     }
-    diag_log(d, DIAG_NOTICE, "Admin port: http://%s:%d/metrics, /status, /members, /healthz, /readyz", c->admin_bind,
-             c->admin_port);
+    a->history = history_new(l, fill, arg);
+    diag_log(d, DIAG_NOTICE, "Admin port: http://%s:%d/ and /metrics, /status, /members, /healthz, /readyz",
+             c->admin_bind, c->admin_port);
     return a;
 }
 
@@ -201,6 +233,7 @@ void admin_free(struct admin *a)
     if (a == NULL)
         return;
     admin_actions_end(a);
+    history_free(a->history);
     evhttp_free(a->http);
     free(a);
 }

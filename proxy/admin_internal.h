@@ -16,6 +16,7 @@ struct admin {
     struct loop *loop;
     const struct diag *diag;
     struct evhttp *http;
+    struct history *history;
     const struct config *config;
     const struct admin_actions *actions;
     const struct status *(*fill)(void *arg);

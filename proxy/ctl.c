@@ -202,6 +202,9 @@ static void print_valkey(const json_t *s)
 
 static void print_status(const json_t *s, const char *readiness)
 {
+    const json_t *problem;
+    size_t i;
+
     printf("node        %s%s%s of %s, version %s\n", text(s, "node"), text(s, "zone")[0] != '\0' ? " in " : "",
            text(s, "zone"), text(s, "cluster"), text(s, "version"));
     printf("role        %s", text(s, "role"));
@@ -219,8 +222,12 @@ static void print_status(const json_t *s, const char *readiness)
            number(s, "log_size_max_bytes"));
     print_valkey(s);
     printf("clients     %" PRId64 "\n", number(s, "sessions"));
-    if (yes(s, "single_zone"))
+    if (yes(s, "single_zone") && json_array_size(json_object_get(s, "members")) <= 1)
         printf("warning     the loss of one zone can stop this group, or lose what it has acknowledged\n");
+    json_array_foreach(json_object_get(s, "problems"), i, problem)
+    {
+        printf("%-11s %s\n            %s\n", text(problem, "severity"), text(problem, "what"), text(problem, "todo"));
+    }
     printf("\n");
     print_members(json_object_get(s, "members"));
 }

@@ -18,6 +18,7 @@
 
 #include "log/base/buf.h"
 #include "log/base/diag.h"
+#include "proxy/advice.h"
 #include "proxy/status_internal.h"
 
 #ifndef HOLDFAST_BUILD
@@ -362,6 +363,19 @@ static void add_setting(void *arg, const char *name, const char *value)
     (void)json_object_set_new(arg, name, json_text(value));
 }
 
+static json_t *problems_json(const struct status *s, const struct config *c)
+{
+    json_t *list = json_array();
+    struct advices found;
+
+    advice_of(s, (uint64_t)c->clock_skew_max_ms, &found);
+    for (size_t i = 0; i < found.count; i++)
+        (void)json_array_append_new(list, json_pack("{s:s, s:o, s:s}", "severity",
+                                                    advice_severity_name(found.at[i].severity), "what",
+                                                    json_text(found.at[i].what), "todo", found.at[i].todo));
+    return list;
+}
+
 void status_json(const struct status *s, const struct config *c, struct buf *out)
 {
     json_t *root = json_object(), *settings = json_object();
@@ -370,6 +384,7 @@ void status_json(const struct status *s, const struct config *c, struct buf *out
     (void)json_object_set_new(root, "build", json_text(HOLDFAST_BUILD));
     for (size_t i = 0; i < FIGURE_ROWS; i++)
         (void)json_object_set_new(root, figures[i].key, json_figure(&figures[i], s));
+    (void)json_object_set_new(root, "problems", problems_json(s, c));
     (void)json_object_set_new(root, "members", members_json(s));
     config_get(c, "*", add_setting, settings);
     (void)json_object_set_new(root, "settings", settings);

@@ -227,7 +227,13 @@ static void pages(void **state)
     has(get(&v, &r, "GET", "/metrics"), "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n");
     has(get(&v, &r, "GET", "/status"), "\"state\": \"serving\"");
     has(get(&v, &r, "GET", "/nothing"), "HTTP/1.1 404 ");
-    has(get(&v, &r, "GET", "/"), "HTTP/1.1 404 ");
+    has(get(&v, &r, "GET", "/"), "Content-Security-Policy: default-src 'none'");
+    has(get(&v, &r, "GET", "/"), "<title>Holdfast</title>");
+    has(get(&v, &r, "GET", "/"), "</html>");
+    has(get(&v, &r, "GET", "/history"), "\"every_ms\": 1000, \"fields\": [\"unix_ms\", \"lag_ms\"");
+    has(get(&v, &r, "GET", "/history?since=99999999999999"), "\"samples\": []}");
+    has(get(&v, &r, "GET", "/history?since=%zz&&&since"), "\"samples\": [");
+    has(get(&v, &r, "GET", "/status"), "\"problems\": []");
     has(get(&v, &r, "POST", "/status"), "HTTP/1.1 405 ");
     has(get(&v, &r, "POST", "/status"), "Allow: GET, HEAD\r\n");
     has(get(&v, &r, "DELETE", "/nothing"), "HTTP/1.1 405 ");
