@@ -50,6 +50,7 @@ void core_log_moved(struct core *c, uint64_t from, uint64_t to)
 {
     seq_log_moved(c->seq, to);
     node_log_moved(c->node, from, to);
+    core_mode_moved(c, from, to);
     for (size_t k = 0; k < c->ack_count; k++) {
         uint64_t *index = &c->ack_index[(c->ack_head + k) & (c->ack_cap - 1)];
 
@@ -156,18 +157,6 @@ void core_decisions(struct core *c)
 
 /* ---- messages ---- */
 
-static void set_mode(struct core *c, enum durability mode)
-{
-    uint8_t byte = (uint8_t)mode;
-
-    if (!c->leads) /* by the reader-port of a follower: it is the leader's to say */
-        return;
-    diag_log(c->diag, DIAG_NOTICE, "Durability mode: %s", durability_name(mode));
-    atomic_store(&c->set.gate->mode, (int)mode);
-    frame_control(log_batch(c->log), CONTROL_MODE, &byte, 1);
-    log_touch(c->log, true);
-}
-
 static void set_tracking(struct core *c)
 {
     bool before = seq_tracking(c->seq);
@@ -252,7 +241,7 @@ static void on_message(struct core *c, const struct message *m)
         seq_broken_async(c->seq, m->number);
         break;
     case TO_CORE_MODE:
-        set_mode(c, (enum durability)m->number);
+        core_set_mode(c, m->op, (enum durability)m->number);
         break;
     case TO_CORE_SYNC_SESSIONS:
         c->sync_sessions = m->number;
@@ -354,6 +343,7 @@ static void on_committed(void *arg, uint64_t index)
         core_facts(c);
         seq_committed(c->seq, index);
         core_decisions(c);
+        core_mode_committed(c, index);
     }
     while (c->ack_count > 0 && c->ack_index[c->ack_head] <= index) {
         c->durable_offset = c->ack_offset[c->ack_head];

@@ -3,8 +3,11 @@
  *   reads of sync clients, and captured   under the lease. The op carries when its reply was in our hands; if the
  *   writes that may only have read        lease has run out since, it waits here for a proof that we led later than
  *                                         that, or for the news that we lead no more
- *   WAIT                                  until enough zones have everything, or its time is over */
+ *   WAIT                                  until enough zones have everything, or its time is over
+ *   CONFIG SET durability                 until its log entry is committed; the mode is in force from then on, not
+ *                                         before, or writes would be answered by a rule that a failover takes back */
 #include "proxy/core_internal.h"
+#include "proxy/resp.h"
 
 /* ---- the lease ---- */
 
@@ -74,8 +77,87 @@ void core_answers_void(struct core *c)
     }
 }
 
+/* ---- CONFIG SET durability ---- */
+
+static void answer_mode(struct core *c, struct op *op, const char *error)
+{
+    if (op == NULL)
+        return;
+    if (error != NULL)
+        resp_error(&op->reply, error);
+    core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
+}
+
+/* One at a time: each is short, unless the log stands still. */
+void core_set_mode(struct core *c, struct op *op, enum durability mode)
+{
+    uint8_t byte = (uint8_t)mode;
+
+    if (!c->leads) {
+        answer_mode(c, op, "CLUSTERDOWN This node does not lead any more: the mode was not changed");
+        return;
+    }
+    if (c->lost) {
+        answer_mode(c, op, "CLUSTERDOWN A majority of the members cannot be reached: the mode was not changed");
+        return;
+    }
+    if (c->mode_change.index != 0) {
+        answer_mode(c, op, "TRYAGAIN Another change of the mode is not durable yet: it was not changed again");
+        return;
+    }
+    frame_control(log_batch(c->log), CONTROL_MODE, &byte, 1);
+    c->mode_change = (struct mode_change){log_open_index(c->log), mode, op, loop_now_us(c->loop)};
+    log_touch(c->log, true);
+}
+
+int core_logged_mode(const struct core *c)
+{
+    return c->mode_change.index != 0 ? (int)c->mode_change.mode : atomic_load(&c->set.gate->mode);
+}
+
+void core_mode_committed(struct core *c, uint64_t index)
+{
+    struct mode_change change = c->mode_change;
+
+    if (change.index == 0 || index < change.index)
+        return;
+    c->mode_change = (struct mode_change){0};
+    c->config->durability = change.mode;
+    atomic_store(&c->set.gate->mode, (int)change.mode);
+    diag_log(c->diag, DIAG_NOTICE, "Durability mode: %s", durability_name(change.mode));
+    answer_mode(c, change.op, NULL);
+}
+
+void core_mode_moved(struct core *c, uint64_t from, uint64_t to)
+{
+    if (c->mode_change.index >= from)
+        c->mode_change.index += to - from;
+}
+
+void core_mode_unconfirmed(struct core *c)
+{
+    answer_mode(c, c->mode_change.op,
+                "UNCERTAIN The change of the mode was accepted but not confirmed, it may still come into force");
+    c->mode_change.op = NULL;
+}
+
+void core_mode_void(struct core *c)
+{
+    core_mode_unconfirmed(c);
+    c->mode_change = (struct mode_change){0};
+}
+
+static void mode_turn(struct core *c)
+{
+    uint64_t max_us = (uint64_t)c->config->durability_lag_max_ms * 1000u;
+
+    if (c->mode_change.op != NULL && loop_now_us(c->loop) >= c->mode_change.asked_us + max_us)
+        core_mode_unconfirmed(c);
+}
+
 void core_answers_turn(struct core *c)
 {
     lease_turn(c);
     zones_turn(c);
+    mode_turn(c);
 }

@@ -166,6 +166,7 @@ static void on_lead(void *arg, bool same, uint64_t open_index)
         return;
     }
     if (!c->attached) {
+        core_mode_void(c);
         (void)log_abandon(c->log);
         seq_void(c->seq);
         core_facts(c);
@@ -183,9 +184,11 @@ static void on_lost(void *arg, const char *why)
     c->lost = true;
     c->lost_index = log_open_index(c->log);
     c->kept = c->attached;
+    core_mode_unconfirmed(c);
     if (!c->attached) {
         c->leading = c->may_begin = false;
         node_play(c->node, NODE_UNDECIDED);
+        core_mode_void(c);
         (void)log_abandon(c->log);
         core_set_part(c, PART_NONE);
         return;
@@ -201,6 +204,7 @@ static void step_down(struct core *c)
     uint64_t age_us = seq_oldest_us(c->seq), now = loop_now_us(c->loop), answered = seq_answered(c->seq);
     uint64_t bytes = log_abandon(c->log);
 
+    core_mode_void(c);
     if (answered > 0) {
         c->dropped_writes += answered;
         diag_log(c->diag, DIAG_WARNING,
@@ -350,10 +354,9 @@ static void make_way(struct core *c)
 
 void core_group_turn(struct core *c)
 {
-    if (log_alone(c->log))
-        return;
     core_answers_turn(c);
-    core_hand_turn(c);
+    if (!log_alone(c->log))
+        core_hand_turn(c);
 }
 
 /* The leader's Valkey does not fork while another one can: its snapshots come from there. */

@@ -3,7 +3,7 @@
  *   core.c          turns; the sequencer's decisions carried out
  *   core_lane.c     the writer lane, markers        core_gate.c     when writes are refused
  *   core_node.c     what the node tells             core_group.c    lead, lost, follow; handing over, making way
- *   core_answers.c  answers that wait for the lease, or for zones
+ *   core_answers.c  answers that wait for the lease, for zones, for a mode to be committed
  *   core_admin.c    actions of the admin port       core_status.c   figures */
 #ifndef HF_CORE_INTERNAL_H
 #define HF_CORE_INTERNAL_H
@@ -72,6 +72,12 @@ struct core {
     bool going;                     /* a hand-over because we cannot serve is under way */
     uint64_t lost_index, complained_ms, away_again_ms, detached_ms, snapshots_ms, proving_until_ms;
     struct op_list lease_waiting, zone_waiting;
+    struct mode_change { /* core_answers.c: said to the log, not committed yet */
+        uint64_t index;  /* 0: none */
+        enum durability mode;
+        struct op *op; /* who waits for it; NULL: nobody, or was told UNCERTAIN */
+        uint64_t asked_us;
+    } mode_change;
     struct hand_over {
         enum { HAND_NONE, HAND_LOOKING, HAND_HOLDING, HAND_PROVING, HAND_MOVING } phase;
         char to[MEMBER_NAME_BYTES_MAX];
@@ -111,6 +117,12 @@ bool core_in_zones(struct core *c, struct op *op); /* WAIT's half, durable; true
 bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
 void core_answers_turn(struct core *c);
 void core_answers_void(struct core *c);
+void core_set_mode(struct core *c, struct op *op, enum durability mode);
+int core_logged_mode(const struct core *c); /* as the end of the log has it */
+void core_mode_committed(struct core *c, uint64_t index);
+void core_mode_moved(struct core *c, uint64_t from, uint64_t to);
+void core_mode_unconfirmed(struct core *c); /* who waits is told; what was logged may still come into force */
+void core_mode_void(struct core *c);        /* ... or not with us as the leader */
 
 /* core_admin.c */
 void core_admin_end(struct core *c); /* after log_close(): what has not been answered is now */

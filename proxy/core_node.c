@@ -194,7 +194,7 @@ static void on_snapshot_started(void *arg)
 static void on_snapshot_ended(void *arg, bool ok, const struct snapshot_mark *mark)
 {
     struct core *c = arg;
-    uint8_t mode = (uint8_t)atomic_load(&c->set.gate->mode);
+    uint8_t mode = (uint8_t)core_logged_mode(c);
     struct buf body = {0};
 
     seq_watch_offsets(c->seq, false);

@@ -2,7 +2,10 @@
  *
  *   CONFIG GET max*       Valkey is asked; its pairs, without those that are ours, and then ours
  *   CONFIG SET a 1 b 2    ours are tried on a copy; then Valkey is told its own; only if it says OK do ours take
- *                         effect: all or nothing */
+ *                         effect: all or nothing
+ *   ... durability async  the last to be done: it is the group's. The core logs it, puts it into force when it is
+ *                         committed, and only then is the client answered. The client's task and the core's half of
+ *                         it are tied as those of a WAIT (local_wait.c) */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -176,30 +179,80 @@ static enum dispatch set_failed(struct session *s, const char *name, const char 
     return local_error(s, text);
 }
 
-/* extra: name NUL value NUL ... */
-static void apply(struct worker *w, const struct buf *ours)
+static bool is_mode(const char *name)
+{
+    return strcasecmp(name, "durability") == 0;
+}
+
+/* ours: name NUL value NUL ... The mode among them is left for the core: *mode, if it is there. */
+static bool apply(struct worker *w, const struct buf *ours, enum durability *mode)
 {
     const char *at = buf_head(ours), *value;
+    struct config *trial = must_calloc(1, sizeof *trial);
     size_t left = ours->len, n;
+    bool has_mode = false;
     char why[256];
+
+    *trial = *w->config;
 
     while (left > 0) {
         value = at + strlen(at) + 1;
         n = strlen(at) + strlen(value) + 2;
-        if (!config_set(w->config, at, value, true, why, sizeof why))
+        if (!config_set(is_mode(at) ? trial : w->config, at, value, true, why, sizeof why))
             diag_log(w->diag, DIAG_WARNING, "CONFIG SET %s: %s", at, why); /* it was tried on a copy: cannot be */
+        has_mode = has_mode || is_mode(at);
         left -= n;
         at += n;
     }
+    *mode = trial->durability;
+    free(trial);
     worker_reconfigure(w);
+    return has_mode;
+}
+
+/* RELEASE of the half that the core had. */
+static void on_mode(struct task *half, const char *error, size_t n)
+{
+    struct task *t = half->peer;
+    struct buf reply = {0};
+
+    if (n > 0)
+        buf_append(&reply, error, n);
+    else
+        resp_status(&reply, "OK");
+    task_free(half); /* unties them */
+    if (t != NULL)
+        session_answer_buf(t, &reply);
+    else
+        buf_free(&reply);
+}
+
+static void ask_mode(struct task *t, enum durability mode)
+{
+    struct task *half = task_new(t->worker);
+
+    half->op.kind = OP_LOCAL;
+    half->place = TASK_CORE;
+    half->on_reply = on_mode;
+    half->peer = t;
+    t->peer = half;
+    t->place = TASK_HERE;
+    worker_post(t->worker, TO_CORE_MODE, &half->op, (uint64_t)mode);
 }
 
 static void on_config_set(struct task *t, const char *reply, size_t n)
 {
+    enum durability mode;
+
     if (reply[0] == '+') {
-        apply(t->worker, &t->extra);
-        if (t->numbers[0] != 0) {
+        bool has_mode = apply(t->worker, &t->extra, &mode);
+
+        if (t->numbers[0] != 0) { /* never both: local_config_set() */
             local_answer_learned(t, reply, n);
+            return;
+        }
+        if (has_mode) {
+            ask_mode(t, mode);
             return;
         }
     }
@@ -261,29 +314,46 @@ static enum dispatch set_theirs(struct session *s, const struct buf *theirs, siz
     if (done == DISPATCHED && t != NULL) {
         buf_move(&t->extra, ours);
         t->numbers[0] = passwords ? 1 : 0;
-        s->barrier = s->barrier || passwords;
+        s->barrier = true; /* what comes after it goes by the new mode, or password */
     }
     buf_free(&command);
     return done;
+}
+
+static enum dispatch set_ours(struct session *s, const struct buf *ours)
+{
+    enum durability mode;
+    struct task *t;
+
+    if (!apply(s->worker, ours, &mode))
+        return local_ok(s);
+    t = session_task(s, OP_LOCAL);
+    session_sent(s, t, TASK_HERE, VIA_NONE);
+    s->barrier = true;
+    ask_mode(t, mode);
+    return DISPATCHED;
 }
 
 enum dispatch local_config_set(struct session *s, const struct argv *a)
 {
     struct buf ours = {0}, theirs = {0};
     enum dispatch done = DISPATCHED;
-    bool passwords = false;
+    bool passwords = false, has_mode = false;
     size_t count = 0;
 
     if (a->count % 2 != 0)
         return local_error(s, "ERR wrong number of arguments for 'config|set' command");
+    for (size_t i = 2; i < a->count; i += 2) {
+        passwords = passwords || argv_is(a, i, "requirepass");
+        has_mode = has_mode || argv_is(a, i, "durability");
+    }
+    if (passwords && has_mode)
+        return set_failed(s, "durability", "not together with requirepass: each is waited for");
     if (sort_pairs(s, a, &ours, &theirs, &count)) {
         if (count > 0) {
-            for (size_t i = 2; i < a->count; i += 2)
-                passwords = passwords || argv_is(a, i, "requirepass");
             done = set_theirs(s, &theirs, count, &ours, passwords);
         } else {
-            apply(s->worker, &ours);
-            done = local_ok(s);
+            done = set_ours(s, &ours);
         }
     }
     buf_free(&ours);

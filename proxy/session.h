@@ -73,7 +73,7 @@ struct task {
     void (*context_free)(void *context); /* NULL: context is borrowed */
     struct buf extra;                    /* of on_reply */
     struct buf behind;                   /* pushes that came after its reply: they leave after it */
-    struct task *peer;                   /* WAIT: the other half */
+    struct task *peer;                   /* WAIT, CONFIG SET durability: the other half */
     uint64_t deadline_ms;                /* WAIT: 0 = none */
     uint64_t numbers[3];                 /* WAIT: what was asked, and reached */
     TAILQ_ENTRY(task) in_list;

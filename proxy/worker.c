@@ -150,8 +150,11 @@ static void on_release(struct worker *w, struct op *op)
 {
     struct task *t = task_of(op);
 
-    if (t->peer != NULL || op->kind == OP_LOCAL) { /* the core's half of a WAIT */
-        local_wait_durable(t);
+    if (t->peer != NULL || op->kind == OP_LOCAL) { /* the core's half of a WAIT, or of a CONFIG SET */
+        if (t->on_reply != NULL)
+            t->on_reply(t, buf_head(&op->reply), op->reply.len);
+        else
+            local_wait_durable(t);
         return;
     }
     CHECK(t->place == TASK_CORE);

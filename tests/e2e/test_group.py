@@ -757,6 +757,43 @@ def test_the_mode_holds_for_the_group(rig):
     assert mode() == ("sync", {b"durability": b"sync"})
 
 
+def test_the_mode_needs_a_majority(rig):
+    """OK: it outlives the leader. UNCERTAIN or CLUSTERDOWN: the old one holds here, and whatever holds later holds for all."""
+    g = rig.group()
+    leader, followers = g.leader(), g.followers()
+
+    def mode(m):
+        with m.reader() as c:
+            return info_fields(c("INFO", "durability"))["holdfast_mode"]
+
+    for m in followers:
+        g.pause(m)
+    with leader.client(timeout=30) as c:
+        reply = c.ask("CONFIG", "SET", "durability", "async")
+        assert is_error(reply, "UNCERTAIN") or is_error(reply, "CLUSTERDOWN"), reply
+        wait_until(lambda: leader.look()["role"] != "leader", 10, "the quorum is lost")
+        assert is_error(c.ask("CONFIG", "SET", "durability", "async"), "CLUSTERDOWN")
+        assert mode(leader) == "sync" and is_error(c.ask("SET", "k", 1), "CLUSTERDOWN")
+    for m in followers:
+        g.resume(m)
+    g.wait_serving()
+    g.wait_equal()
+    leader = g.leader()
+    now = mode(leader)
+    assert now in ("sync", "async")
+    wait_until(lambda: all(m.serves_reads() for m in g), 20, "all Valkeys are warm")
+    code, text = g.transfer()
+    assert code == 200, text
+    g.wait_serving()
+    assert mode(g.leader(besides=[leader])) == now, "what was in force was in the log"
+    leader = g.leader()
+    with g.others(leader)[0].client() as c:
+        assert c("CONFIG", "SET", "durability", "off") == b"OK", "by way of a follower"
+    g.kill9_zone(leader)
+    g.wait_serving()
+    assert mode(g.leader(besides=[leader])) == "off"
+
+
 def test_a_removal_that_would_end_the_quorum_is_refused(rig):
     g = rig.group()
     leader, (b, c) = g.leader(), g.followers()

@@ -310,6 +310,32 @@ def test_mode_changes_under_load(rig):
         check_list(holdfast, s)
 
 
+def test_a_mode_is_in_force_when_it_is_durable(rig):
+    """Its answer waits for the log; until then the old one holds; what the log does not take in time is in doubt."""
+    valkey = rig.valkey()
+    holdfast = rig.holdfast(valkey, disk=True, durability="async", durability_lag_max="2s")
+    with holdfast.client(timeout=60) as c, holdfast.client(timeout=60) as other:
+        def mode():
+            assert other("CONFIG", "GET", "durability")[1].decode() == holdfast.info()["holdfast_mode"]
+            return holdfast.info()["holdfast_mode"]
+        holdfast.disk.set("stall")
+        c.send("CONFIG", "SET", "durability", "sync")
+        c.send("PING")
+        assert c.silent_for(0.5), "it waits for the disk"
+        assert mode() == "async" and other("SET", "k", 1) == b"OK"
+        assert is_error(other.ask("CONFIG", "SET", "durability", "off"), "TRYAGAIN"), "one at a time"
+        assert other("CONFIG", "SET", "loglevel", "verbose") == b"OK", "others do not wait"
+        answer = c.read()
+        assert is_error(answer, "UNCERTAIN"), answer
+        assert c.read() == b"PONG" and mode() == "async"
+        holdfast.disk.set("")
+        wait_until(lambda: mode() == "sync", 20, "it came into force after all")
+        assert c("CONFIG", "SET", "durability", "off", "loglevel", "notice") == b"OK" and mode() == "off"
+        replies = c.pipeline([("CONFIG", "SET", "hz", "20", "durability", "sync"), ("INFO", "durability")])
+        assert replies[0] == b"OK" and b"holdfast_mode:sync" in replies[1], "with a setting of Valkey's, and what follows goes by it"
+        assert is_error(c.ask("CONFIG", "SET", "hz", "x", "durability", "async"), "ERR") and mode() == "sync"
+
+
 def test_client_durability(rig):
     """A connection chooses for itself; one that is sync is held to the log whatever the server's mode is."""
     valkey = rig.valkey()
