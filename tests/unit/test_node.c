@@ -275,7 +275,8 @@ static void free_port(char *out, size_t size)
     socklen_t n = sizeof a;
     int fd = socket(AF_INET, SOCK_STREAM, 0);
 
-    assert_true(fd >= 0 && bind(fd, (struct sockaddr *)&a, n) == 0 && getsockname(fd, (struct sockaddr *)&a, &n) == 0);
+    assert_true(fd >= 0 && bind(fd, (struct sockaddr *)&a, n) == 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
     (void)close(fd);
     (void)snprintf(out, size, "%d", ntohs(a.sin_port));
 }
