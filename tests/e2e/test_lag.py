@@ -334,6 +334,7 @@ def test_a_mode_is_in_force_when_it_is_durable(rig):
         replies = c.pipeline([("CONFIG", "SET", "hz", "20", "durability", "sync"), ("INFO", "durability")])
         assert replies[0] == b"OK" and b"holdfast_mode:sync" in replies[1], "with a setting of Valkey's, and what follows goes by it"
         assert is_error(c.ask("CONFIG", "SET", "hz", "x", "durability", "async"), "ERR") and mode() == "sync"
+        assert is_error(c.ask("CONFIG", "SET", "requirepass", "x", "durability", "async"), "ERR") and mode() == "sync"
 
 
 def test_client_durability(rig):
