@@ -47,7 +47,7 @@ WARN    := -Wall -Wextra -Wconversion -Werror
 ALLFLAGS := -std=c11 -D_GNU_SOURCE $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -I. -isystem $(DEPS)/include
 LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson $(RAFT_LIB) -lssl -lcrypto -lm -pthread
 
-.PHONY: all deps run test unit fuzz e2e clients check ci tidy bench format clean FORCE
+.PHONY: all deps run test unit fuzz e2e clients check ci tidy bench format install uninstall clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -168,6 +168,23 @@ bench: all
 
 format:
 	clang-format -i $(SOURCES) $(wildcard proxy/*.h config/*.h log/*.h log/base/*.h tests/unit/*.[ch] tests/fuzz/*.[ch])
+
+# The program, a settings file if there is none yet, help for certificates, a systemd unit. Neither user nor service is made: README.
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR    ?= $(SYSCONFDIR)/systemd/system
+install: all
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/holdfast
+	install -D -m 755 config/certs.sh $(DESTDIR)$(PREFIX)/share/holdfast/certs.sh
+	install -D -m 644 config/holdfast.conf $(DESTDIR)$(PREFIX)/share/holdfast/holdfast.conf
+	install -D -m 644 README.md $(DESTDIR)$(PREFIX)/share/doc/holdfast/README.md
+	[ -e $(DESTDIR)$(SYSCONFDIR)/holdfast/holdfast.conf ] || install -D -m 640 config/holdfast.conf $(DESTDIR)$(SYSCONFDIR)/holdfast/holdfast.conf
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|/usr/local|$(PREFIX)|g; s|/etc/holdfast|$(SYSCONFDIR)/holdfast|g' config/holdfast.service > $(DESTDIR)$(UNITDIR)/holdfast.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/holdfast.service
+uninstall: # settings and data stay
+	rm -rf $(DESTDIR)$(PREFIX)/bin/holdfast $(DESTDIR)$(PREFIX)/share/holdfast $(DESTDIR)$(PREFIX)/share/doc/holdfast \
+	       $(DESTDIR)$(UNITDIR)/holdfast.service
 
 clean:
 	rm -rf $(BUILD)/holdfast $(BUILD)/obj $(BUILD)/unit $(BUILD)/fuzz $(BUILD)/bench $(BUILD)/san-* $(BUILD)/lib*.a $(BUILD)/faults \

@@ -19,6 +19,7 @@
 #include "log/base/clock.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "log/base/notify.h"
 #include "log/base/stream.h"
 #include "proxy/admin.h"
 #include "proxy/core.h"
@@ -126,6 +127,7 @@ static void leave(struct holdfast *h, int number)
         _exit(1);
     }
     h->leaving = true;
+    (void)notify_supervisor("STOPPING=1\nSTATUS=draining\n");
     diag_log(&h->diag, DIAG_NOTICE, "Received %s, draining", number == SIGTERM ? "SIGTERM" : "SIGINT");
     atomic_store(&h->gate.state, GATE_DRAINING);
     worker_drain(h->worker, (uint64_t)h->config.shutdown_timeout_s * 1000u, on_worker_drained, h);
@@ -310,8 +312,10 @@ int main(int argc, char **argv)
     watch_signals(&h);
     loop_add_hook(h.loop, on_turn, &h);
     rc = make_data_dir(&h) && start(&h) ? 0 : 1;
-    if (rc == 0)
+    if (rc == 0) {
+        (void)notify_supervisor("READY=1\nSTATUS=listening\n");
         loop_run(h.loop);
+    }
     finish(&h);
     return rc;
 }
