@@ -207,6 +207,7 @@ static void on_closed(void *arg, const char *why)
 
     diag_log(s->worker->diag, DIAG_VERBOSE, "Connection of client id=%llu to Valkey: %s", (unsigned long long)s->id,
              why);
+    s->refused = true;
     pinned_close(s, false);
     if (state)
         session_finish(s);
@@ -218,6 +219,7 @@ static void on_ready(void *arg)
 {
     struct pinned *p = arg;
 
+    p->session->refused = false;
     if (p->session->hold == HOLD_READY)
         session_kick(p->session);
 }
@@ -261,6 +263,11 @@ bool pinned_ready(struct session *s, bool as_user)
     s->pinned->backend = backend_new(w->loop, w->diag, &settings, &pinned_events, s->pinned);
     w->pinned_count++;
     return false;
+}
+
+bool pinned_connecting(const struct session *s)
+{
+    return s->pinned != NULL && !s->refused && !backend_ready(s->pinned->backend);
 }
 
 void pinned_ask(struct session *s, struct task *t, const char *resp, size_t n)

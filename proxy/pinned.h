@@ -24,6 +24,8 @@ struct task;
 /* Opens it if there is none. as_user: unauthenticated, for AUTH or the default user; else with our own rights. false:
  * not ready yet. */
 bool pinned_ready(struct session *s, bool as_user);
+bool pinned_connecting(
+    const struct session *s); /* it is being made, and no attempt has failed since it was last there */
 /* Sends; op.kind OP_CAPTURED: BEGIN is posted before. */
 void pinned_ask(struct session *s, struct task *t, const char *resp, size_t n);
 /* As a stream; nothing may be due. The answer to t is empty, once all replies were passed on. */
@@ -33,8 +35,8 @@ void pinned_monitor(struct session *s, struct task *t, const char *resp, size_t 
  * with errors. */
 void pinned_close(struct session *s, bool shut);
 uint64_t pinned_client_id(const struct session *s); /* Valkey's id; 0 = none */
-bool pinned_is_user(const struct session *s); /* it has the rights of the session's user, not ours */
-void pinned_authenticated(struct session *s);      /* AUTH succeeded on it */
+bool pinned_is_user(const struct session *s);       /* it has the rights of the session's user, not ours */
+void pinned_authenticated(struct session *s);       /* AUTH succeeded on it */
 void pinned_use(struct session *s); /* database and protocol of the session, now (it may receive pushes) */
 void pinned_note_db(struct session *s, uint32_t db); /* EXEC ran a SELECT */
 bool pinned_busy(const struct session *s);           /* owes a reply */

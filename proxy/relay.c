@@ -57,12 +57,17 @@ static void push(struct relay *r, struct request q)
     r->ring[(r->head + r->count++) & (r->cap - 1)] = q;
 }
 
-static bool blocks(const struct relay *r)
+static bool is_blocked(const struct relay *r)
 {
     for (size_t i = 0; i < r->count; i++)
         if (r->ring[(r->head + i) & (r->cap - 1)].blocks)
             return true;
-    return r->track.opaque || r->track.tx;
+    return false;
+}
+
+static bool blocks(const struct relay *r)
+{
+    return r->track.opaque || r->track.tx || is_blocked(r);
 }
 
 /* ---- to the client ---- */
@@ -264,12 +269,18 @@ static void parse_stash(struct relay *r)
 
 void relay_flow(struct relay *r)
 {
-    bool slow = stream_pending(r->client) >= RELAY_OUT_BYTES_MAX;
+    bool slow = stream_pending(r->client) >= RELAY_OUT_BYTES_MAX, full = r->stash.len >= RELAY_STASH_BYTES_MAX;
 
     if (r->state >= RELAY_FINISHING)
         return;
-    /* The end of a client that waits must be noticed: it is read until the stash is full. */
-    stream_pause(r->client, r->last || slow || r->stash.len >= RELAY_STASH_BYTES_MAX);
+    if (full && is_blocked(r)) { /* as a session's: its end must be noticed */
+        full = r->stash.len > r->worker->limits.query_bytes_max;
+        if (full) {
+            r->doom = "query buffer limit overcome while blocked";
+            relay_kick(r);
+        }
+    }
+    stream_pause(r->client, r->last || slow || full);
     if (r->link != NULL)
         stream_pause(r->link, slow);
 }

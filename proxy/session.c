@@ -4,9 +4,9 @@
  *     └──────── EOF, error, limits, CLIENT KILL ──────────────────────────────────▶ CLOSED
  *
  * Invariants: while a command is held, nothing is parsed; what comes meanwhile goes to `stash`, and reading pauses
- * when that is full (not before: the end of a client that waits in BLPOP must be noticed); a session is in the run
- * queue at most once; everything that lets it go on (an answer, room, a connection) only kicks it, and it runs from
- * the worker's hook. */
+ * when that is full (not while it waits in BLPOP: its end must be noticed, or it takes something when it is gone); a
+ * session is in the run queue at most once; everything that lets it go on (an answer, room, a connection) only kicks
+ * it, and it runs from the worker's hook. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,6 +78,38 @@ static size_t parse(struct session *s, struct resp_parser **parser, const char *
     return s->state == SESSION_OPEN ? at : n;
 }
 
+static bool is_blocked(const struct session *s)
+{
+    struct op *op;
+
+    TAILQ_FOREACH(op, &s->ops, in_session)
+    {
+        if (!op->came && task_of(op)->blocks)
+            return true;
+    }
+    return false;
+}
+
+/* What it waits for depends on other clients: it may last for ever, and take something from them. */
+static bool waits_for_others(const struct session *s)
+{
+    return s->channels + s->shard_channels > 0 || s->monitoring || s->tx != NULL || s->paused || is_blocked(s);
+}
+
+static void flow(struct session *s)
+{
+    bool full = s->stash.len >= SESSION_STASH_BYTES_MAX;
+
+    if (full && is_blocked(s)) {
+        full = s->stash.failed || s->stash.len > s->worker->limits.query_bytes_max;
+        if (full) {
+            s->doom = "query buffer limit overcome while blocked";
+            session_kick(s);
+        }
+    }
+    stream_pause(s->stream, full);
+}
+
 static void on_data(void *arg, const char *bytes, size_t n)
 {
     struct session *s = arg;
@@ -91,22 +123,7 @@ static void on_data(void *arg, const char *bytes, size_t n)
     if (s->state != SESSION_OPEN)
         return;
     buf_append(&s->stash, bytes + used, n - used);
-    stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
-}
-
-/* What it waits for depends on other clients: it may last for ever, and take something from them. */
-static bool waits_for_others(const struct session *s)
-{
-    struct op *op;
-
-    if (s->channels + s->shard_channels > 0 || s->monitoring || s->tx != NULL || s->paused)
-        return true;
-    TAILQ_FOREACH(op, &s->ops, in_session)
-    {
-        if (!op->came && task_of(op)->blocks)
-            return true;
-    }
-    return false;
+    flow(s);
 }
 
 static void setup_free(struct session *s)
@@ -200,7 +217,7 @@ void session_run(struct session *s)
         return;
     if (s->stash.len == 0)
         buf_free(&s->stash);
-    stream_pause(s->stream, s->stash.len >= SESSION_STASH_BYTES_MAX);
+    flow(s);
     if (s->eof && waits_for_others(s))
         session_close(s, "closed by the other end");
     else if (s->eof && s->held == NULL && s->stash.len == 0 && s->setup == NULL)

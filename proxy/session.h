@@ -36,7 +36,7 @@ enum {
     SESSION_INFLIGHT_BYTES_MAX = 32 << 20, /* of requests that we keep */
     SESSION_REPLIES_BYTES_MAX = 64 << 20,  /* of replies that are to be expected; as it seems, once some have come */
     SESSION_REPLY_BYTES_FIRST = 512 << 10, /* what the first one may have */
-    SESSION_STASH_BYTES_MAX = 64 << 10,    /* read ahead of a held command; one read more at most */
+    SESSION_STASH_BYTES_MAX = 64 << 10,    /* read ahead of a held command, unless blocked; one read more at most */
     SESSION_OUT_BYTES_MAX = 1 << 20,       /* unsent replies; beyond it, reading stops */
     SESSION_HOLD_MS_MAX = 1000             /* how long a command waits for a connection before it gets -LOADING */
 };
@@ -157,6 +157,7 @@ struct session {
     bool settles;      /* its own CLIENT PAUSE waits for writes under way */
     bool counted_sync; /* counted in worker->sync_sessions */
     bool in_blockers;  /* see blocked.h */
+    bool refused;      /* its newest attempt at a connection of its own has failed */
     bool authenticated;
     bool reply_off, skip_next; /* CLIENT REPLY */
     bool eof;                  /* the client sends no more, but may wait for answers */

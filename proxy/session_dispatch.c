@@ -50,12 +50,14 @@ enum hold session_needs(const struct session *s, enum via via)
     return s->uncame > 0 && (s->barrier || s->via != via) ? HOLD_CAME : HOLD_NONE;
 }
 
-/* No connection yet: wait a little, then say so. */
+/* No connection yet: wait a little, then say so. One that is being made is waited for, however busy Valkey is; when
+ * that is too long, it is lost as a whole (valkey-timeout). */
 enum dispatch session_wait_ready(struct session *s)
 {
     char text[128];
 
-    if (s->held == NULL || loop_now_ms(s->worker->loop) - s->held->since_ms < SESSION_HOLD_MS_MAX)
+    if (s->held == NULL || loop_now_ms(s->worker->loop) - s->held->since_ms < SESSION_HOLD_MS_MAX ||
+        pinned_connecting(s))
         return session_hold(s, HOLD_READY);
     if (s->tx == NULL && s->last != NULL && strcmp(s->last->name, "multi") == 0) {
         tx_begin_unserved(s);

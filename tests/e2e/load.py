@@ -655,11 +655,12 @@ class Worker(LoadClient):
     def _step(self):
         rare, stream = self.shared.rare, self.shared.rare_stream
         if self.r.random() < 0.5:
-            rare.take(self, self.WAIT_S)
-            rare.finish(self)
+            first, second = (lambda: rare.take(self, self.WAIT_S)), rare.finish
         else:
-            stream.take(self, int(self.WAIT_S * 1000))
-            stream.acknowledge(self)
+            first, second = (lambda: stream.take(self, int(self.WAIT_S * 1000))), stream.acknowledge
+        first()
+        if self.client is not None:
+            second(self)
 
 
 # ---- judging ----

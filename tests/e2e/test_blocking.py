@@ -208,6 +208,16 @@ def test_whoever_is_gone_takes_nothing(server, waits, push, answer, how):
     assert next_one.read() == answer
 
 
+def test_whoever_is_gone_with_much_behind_takes_nothing(server):
+    """More than is read ahead: the end of the client comes after all that."""
+    gone, d = server.connect(), server.connect()
+    gone.raw(encode("BLPOP", "q", 0) + encode("SET", "k", "x" * 700) * 5000)
+    server.wait_blocked(1)
+    gone.close()
+    server.wait_blocked(0)
+    assert d("RPUSH", "q", "x") == 1 and d("LLEN", "q") == 1 and d("EXISTS", "k") == 0
+
+
 def test_many_are_gone_at_once(server):
     """Elements pushed while blocked clients disappear: each is handed out once, and what a gone client took is what Valkey gave it."""
     push, taken, left = server.connect(), [], []
