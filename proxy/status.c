@@ -288,6 +288,20 @@ static void append_metric(struct buf *out, const struct figure *f, const struct 
     }
 }
 
+/* The two figures that users of the cloud service watch, under the names that they have there (ElastiCache: lag in
+ * milliseconds, writes refused because of it). */
+static const struct {
+    const char *name, *help;
+    size_t at;
+} known_names[] = {{"DurabilityLag", "holdfast_lag_seconds in milliseconds.", offsetof(struct status, lag_ms)},
+                   {"DurabilityBufferExceededErrorCount", "holdfast_writes_rejected_total.",
+                    offsetof(struct status, writes_rejected)}};
+
+static uint64_t known_figure(const struct status *s, size_t i)
+{
+    return *(const uint64_t *)(const void *)((const char *)s + known_names[i].at);
+}
+
 void status_metrics(const struct status *s, struct buf *out)
 {
     append_head(out, "build_info", "gauge", "1; what is running.");
@@ -305,6 +319,11 @@ void status_metrics(const struct status *s, struct buf *out)
     for (size_t i = 0; i < FIGURE_ROWS; i++)
         if (figures[i].type != NULL)
             append_metric(out, &figures[i], s);
+    for (size_t i = 0; i < sizeof known_names / sizeof *known_names; i++) {
+        buf_printf(out, "# HELP %s %s\n# TYPE %s untyped\n", known_names[i].name, known_names[i].help,
+                   known_names[i].name);
+        buf_printf(out, "%s %" PRIu64 "\n", known_names[i].name, known_figure(s, i));
+    }
     members_metrics(s, out);
 }
 
