@@ -423,6 +423,11 @@ bool backend_take_due(struct backend *b, void **cookie)
     return false;
 }
 
+bool backend_idle(const struct backend *b)
+{
+    return b->due_count == 0;
+}
+
 size_t backend_due(const struct backend *b)
 {
     return b->owner_due;

@@ -51,6 +51,7 @@ void backend_note_db(struct backend *b, uint32_t db);
 void backend_note_proto(struct backend *b, int proto);
 /* Oldest unanswered cookie, removed; internal ones are skipped, and what backend_send_many() has added is one. */
 bool backend_take_due(struct backend *b, void **cookie);
+bool backend_idle(const struct backend *b);  /* nothing is unanswered, our own words included */
 size_t backend_due(const struct backend *b); /* unanswered cookies */
 bool backend_ready(const struct backend *b);
 uint64_t backend_client_id(const struct backend *b); /* Valkey's id of this connection; 0 before the handshake */

@@ -125,6 +125,18 @@ static void on_auth(struct task *t, const char *reply, size_t n)
         admit(s, t);
 }
 
+/* Valkey forgets its refusal when the reply of an earlier command has not left yet: nothing goes right before it, not
+ * even our SELECT, which the new user may not be allowed. */
+static enum dispatch ask(struct session *s, const struct argv *a, struct task **out)
+{
+    *out = NULL;
+    if (s->uncame > 0) /* as it is a barrier behind, it is one before */
+        return session_hold(s, HOLD_CAME);
+    if (!pinned_ready(s, !session_full(s)) || !pinned_settled(s))
+        return session_wait_ready(s);
+    return session_to_pinned(s, OP_NEUTRAL, NULL, a, on_auth, out);
+}
+
 static enum dispatch login(struct session *s, const struct argv *a, size_t at, bool with_user, struct login *l)
 {
     struct buf command = {0};
@@ -140,10 +152,7 @@ static enum dispatch login(struct session *s, const struct argv *a, size_t at, b
     argv_bulk(&command, argv_at(a, at + (with_user ? 1 : 0)), argv_len(a, at + (with_user ? 1 : 0)));
     made.bytes = buf_head(&command);
     made.n = command.len;
-    if (s->uncame > 0) /* as it is a barrier behind, it is one before */
-        done = session_hold(s, HOLD_CAME);
-    else
-        done = session_to_pinned(s, OP_NEUTRAL, NULL, &made, on_auth, &t);
+    done = ask(s, &made, &t);
     buf_free(&command);
     if (done == NOT_NOW || t == NULL) {
         login_free(l);

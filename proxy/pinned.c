@@ -97,6 +97,8 @@ static bool is_our_own(const struct session *s, const char *push, size_t n)
     return false;
 }
 
+/* The end of what a command of a stream says. A user may be allowed to subscribe and not to PING: then the refusal is
+ * it. */
 static bool is_pong(const struct pinned *p, const char *push, size_t n)
 {
     static const char subscribed[] = "*2\r\n$4\r\npong\r\n"; /* a message is an array of three or four */
@@ -268,6 +270,37 @@ bool pinned_ready(struct session *s, bool as_user)
 bool pinned_connecting(const struct session *s)
 {
     return s->pinned != NULL && !s->refused && !backend_ready(s->pinned->backend);
+}
+
+static void on_settled(struct task *t, const char *reply, size_t n)
+{
+    struct session *s = worker_find(t->worker, t->numbers[0]);
+
+    (void)reply;
+    (void)n;
+    if (s != NULL && s->hold == HOLD_READY)
+        session_kick(s);
+    task_free(t);
+}
+
+bool pinned_settled(struct session *s)
+{
+    static const char ping[] = "*1\r\n$4\r\nPING\r\n";
+    struct backend *b = s->pinned->backend;
+    struct task *t;
+
+    CHECK(backend_ready(b) && s->pinned->stream == NULL);
+    backend_use(b, s->db, s->proto);
+    if (backend_idle(b))
+        return true;
+    t = task_new(s->worker);
+    t->internal = true;
+    t->op.kind = OP_NEUTRAL;
+    t->place = TASK_PINNED;
+    t->on_reply = on_settled;
+    t->numbers[0] = s->id;
+    backend_send(b, ping, sizeof ping - 1, t);
+    return false;
 }
 
 void pinned_ask(struct session *s, struct task *t, const char *resp, size_t n)

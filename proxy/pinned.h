@@ -28,6 +28,9 @@ bool pinned_connecting(
     const struct session *s); /* it is being made, and no attempt has failed since it was last there */
 /* Sends; op.kind OP_CAPTURED: BEGIN is posted before. */
 void pinned_ask(struct session *s, struct task *t, const char *resp, size_t n);
+/* The connection is in the session's database and protocol, and nothing on it is unanswered. false: it is under way,
+ * the session is kicked if it waits for READY. */
+bool pinned_settled(struct session *s);
 /* As a stream; nothing may be due. The answer to t is empty, once all replies were passed on. */
 void pinned_stream(struct session *s, struct task *t, const char *resp, size_t n);
 void pinned_monitor(struct session *s, struct task *t, const char *resp, size_t n);

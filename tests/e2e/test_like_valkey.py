@@ -77,3 +77,19 @@ def test_exec_says_why_valkey_refuses_it(rig, mode):
             assert client.pipeline([("MULTI",), ("GET", "n"), ("EXEC",)])[2] == [b"1"]  # reads need no memory
         assert answers[1] == answers[0] and is_error(answers[0], "EXECABORT") and "OOM" in answers[0].text
         assert admin("CONFIG", "SET", "maxmemory", 0) == b"OK" and c("INCR", "n") == 2
+
+
+@pytest.mark.parametrize("proto", [2, 3])
+def test_a_refused_password_is_answered_in_any_database(rig, proto):
+    """Valkey itself drops -WRONGPASS when an earlier reply of the connection has not left yet."""
+    _, h = rig.pair(durability="async")
+    with h.client(proto=proto, db=9) as c:
+        assert c("ACL", "SETUSER", "alice", "on", ">right", "+@all", "~*", "&*") == b"OK"
+        c("SET", "k", "in 9")
+        for _ in range(3):
+            assert is_error(c.ask("AUTH", "alice", "wrong"), "WRONGPASS")
+            got = c.pipeline([("GET", "k"), ("AUTH", "alice", "wrong"), ("GET", "k"), ("HELLO", proto, "AUTH", "alice", "bad"), ("GET", "k")])
+            assert [got[0], got[2], got[4]] == [b"in 9"] * 3 and is_error(got[1], "WRONGPASS") and is_error(got[3], "WRONGPASS")
+        assert c("AUTH", "alice", "right") == b"OK" and c("ACL", "WHOAMI") == b"alice" and c("GET", "k") == b"in 9"
+        assert c("ACL", "SETUSER", "bob", "on", ">right", "+get", "~*") == b"OK"  # neither SELECT nor HELLO
+        assert c("AUTH", "bob", "right") == b"OK" and c("GET", "k") == b"in 9" and is_error(c.ask("SET", "k", 1), "NOPERM")

@@ -97,3 +97,22 @@ def test_a_broken_redirection_is_told_with_our_id(rig):
         wait_until(lambda: other("SET", "k", 1) and c("GET", "k") and c.pushes, 5, "the push")
         assert c.pushes[0] == PushReply([b"tracking-redir-broken", number])
         assert c("CLIENT", "TRACKINGINFO")[b"redirect"] == number
+
+
+@pytest.mark.parametrize("proto", [2, 3])
+def test_a_user_who_may_subscribe_and_nothing_else(rig, proto):
+    _, h = rig.pair(durability="sync")
+    with h.client(proto=proto) as c, h.client() as other:
+        form = PushReply if proto == 3 else list
+        assert other("ACL", "SETUSER", "ear", "on", "nopass", "resetchannels", "&news*", "-@all", "+subscribe", "+unsubscribe") == b"OK"
+        assert c("AUTH", "ear", "") == b"OK"
+        for channel in (b"news", b"news:2"):
+            c.raw(encode("SUBSCRIBE", channel))
+            assert c.read_any()[:2] == [b"subscribe", channel]
+        c.raw(encode("SUBSCRIBE", "secret"))
+        assert is_error(c.read_any(), "NOPERM")
+        assert other("PUBLISH", "news", "hello") == 1
+        assert c.read_any() == form([b"message", b"news", b"hello"])
+        c.raw(encode("UNSUBSCRIBE", "news") + encode("UNSUBSCRIBE", "news:2"))
+        assert [c.read_any()[2], c.read_any()[2]] == [1, 0]
+        assert is_error(c.ask("GET", "k"), "NOPERM")
