@@ -299,7 +299,7 @@ static bool read_body(struct cursor body, struct frame_view *out)
     case FRAME_CONTROL:
         out->control = (enum control)cursor_u8(&body);
         out->body = body;
-        return !body.bad && out->control >= CONTROL_START && out->control <= CONTROL_BASE;
+        return !body.bad && out->control >= CONTROL_START && out->control <= CONTROL_USERS;
     default:
         return false;
     }

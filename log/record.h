@@ -46,8 +46,9 @@ enum control {
     CONTROL_BARRIER = 5,  /* nothing: a new leader's first entry */
     CONTROL_MEMBERS = 6,  /* the group's configuration, as consensus encodes it; alone in its entry */
     CONTROL_CLOCK = 7,    /* varint wall clock of the leader in ms: the next leader's must not be behind it */
-    CONTROL_BASE = 8      /* the data that the log begins with: an entry with this frame is durable on a member only
+    CONTROL_BASE = 8,     /* the data that the log begins with: an entry with this frame is durable on a member only
                              when that snapshot is, too. varint index of its mark */
+    CONTROL_USERS = 9 /* text: Valkey's users as ACL LIST shows them, a line each, without Holdfast's own */
 };
 
 /* What an entry is to consensus; its first frame tells. */

@@ -51,6 +51,7 @@ void core_log_moved(struct core *c, uint64_t from, uint64_t to)
     seq_log_moved(c->seq, to);
     node_log_moved(c->node, from, to);
     core_mode_moved(c, from, to);
+    core_users_moved(c, from, to);
     for (size_t k = 0; k < c->ack_count; k++) {
         uint64_t *index = &c->ack_index[(c->ack_head + k) & (c->ack_cap - 1)];
 
@@ -214,6 +215,9 @@ static void op_message(struct core *c, const struct message *m)
     case TO_CORE_BROKEN:
         seq_broken(c->seq, m->op, m->number);
         break;
+    case TO_CORE_USERS:
+        core_users_log(c, m->op);
+        break;
     case TO_CORE_READ:
         m->op->accepted_us = now;
         if (!log_alone(c->log))
@@ -323,6 +327,7 @@ static void on_tick(void *arg)
         core_decisions(c);
     }
     core_group_tick(c);
+    core_users_tick(c);
     if (c->drained != NULL && !c->node_stopping && drain_finished(c)) {
         c->node_stopping = true;
         if (log_alone(c->log) || !c->leads || c->lost)
@@ -345,6 +350,7 @@ static void on_committed(void *arg, uint64_t index)
         core_decisions(c);
         core_mode_committed(c, index);
     }
+    core_users_tick(c);
     while (c->ack_count > 0 && c->ack_index[c->ack_head] <= index) {
         c->durable_offset = c->ack_offset[c->ack_head];
         c->ack_head = (c->ack_head + 1) & (c->ack_cap - 1);
@@ -400,6 +406,7 @@ struct core *core_new(struct loop *l, const struct diag *d, const struct core_se
     c->seq = seq_new();
     TAILQ_INIT(&c->lease_waiting);
     TAILQ_INIT(&c->zone_waiting);
+    TAILQ_INIT(&c->users_waiting);
     c->log_events = (struct log_events){.committed = on_committed, .stalled = on_stalled, .failed = on_log_failed};
     core_group_events(&c->log_events);
     if (!core_group_settings(c, &ls, &members, why, why_size) ||
@@ -443,6 +450,7 @@ void core_free(struct core *c)
     lane_close(c);
     seq_detach(c->seq);
     core_decisions(c);
+    core_users_end(c);
     node_free(c->node);
     loop_timer_free(c->lane_timer);
     loop_timer_free(c->marker_timer);

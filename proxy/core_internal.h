@@ -4,6 +4,7 @@
  *   core_lane.c     the writer lane, markers        core_gate.c     when writes are refused
  *   core_node.c     what the node tells             core_group.c    lead, lost, follow; handing over, making way
  *   core_answers.c  answers that wait for the lease, for zones, for a mode to be committed
+ *   core_users.c    Valkey's users, for the group
  *   core_admin.c    actions of the admin port       core_status.c   figures */
 #ifndef HF_CORE_INTERNAL_H
 #define HF_CORE_INTERNAL_H
@@ -78,6 +79,13 @@ struct core {
         struct op *op; /* who waits for it; NULL: nobody, or was told UNCERTAIN */
         uint64_t asked_us;
     } mode_change;
+
+    /* core_users.c */
+    struct buf users; /* the group's, as lines of ACL LIST */
+    uint64_t users_index; /* their entry; 0: the log names none */
+    bool users_applying;
+    struct op_list users_waiting;
+
     struct hand_over {
         enum { HAND_NONE, HAND_LOOKING, HAND_HOLDING, HAND_PROVING, HAND_MOVING } phase;
         char to[MEMBER_NAME_BYTES_MAX];
@@ -109,6 +117,7 @@ void lane_connect(struct core *c);
 void lane_close(struct core *c);
 void lane_send(struct core *c, struct op *op);
 void lane_markers(struct core *c); /* sends one if it is wanted and possible */
+void core_lane_open_worker(struct core *c); /* if nothing is missing any more */
 void lane_on_retry(void *arg);
 void lane_on_marker_retry(void *arg);
 
@@ -123,6 +132,14 @@ void core_mode_committed(struct core *c, uint64_t index);
 void core_mode_moved(struct core *c, uint64_t from, uint64_t to);
 void core_mode_unconfirmed(struct core *c); /* who waits is told; what was logged may still come into force */
 void core_mode_void(struct core *c);        /* ... or not with us as the leader */
+
+/* core_users.c */
+void core_users_log(struct core *c, struct op *op); /* op->request: the lines */
+void core_users_came(struct core *c);               /* our Valkey is there */
+void core_users_gone(struct core *c);
+void core_users_tick(struct core *c);
+void core_users_moved(struct core *c, uint64_t from, uint64_t to);
+void core_users_end(struct core *c);
 
 /* core_admin.c */
 void core_admin_end(struct core *c); /* after log_close(): what has not been answered is now */

@@ -27,11 +27,11 @@ static void new_nonce(struct core *c)
 
 /* ---- the connection ---- */
 
-static void open_worker(struct core *c)
+void core_lane_open_worker(struct core *c)
 {
     struct valkey_identity *copy;
 
-    if (c->worker_open)
+    if (c->worker_open || !c->attached || c->lane_state != LANE_OPEN || c->users_applying)
         return;
     copy = must_calloc(1, sizeof *copy);
     *copy = *c->identity;
@@ -51,7 +51,7 @@ static void on_ready(void *arg)
 
     c->lane_state = LANE_OPEN;
     c->lane_wanted = false;
-    open_worker(c);
+    core_lane_open_worker(c);
     core_facts(c);
     seq_lane_opened(c->seq);
     core_decisions(c);

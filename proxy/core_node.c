@@ -52,6 +52,7 @@ static void on_attached(void *arg, struct valkey_identity *identity, const struc
     c->marker_term = log_term(c->log);
     c->marker_paused = c->unheard = false;
     c->durable_offset = facts->offset;
+    core_users_came(c);
     core_facts(c);
     seq_attach(c->seq, facts, bridged);
     core_decisions(c);
@@ -67,6 +68,7 @@ static void on_detached(void *arg, const char *why)
         return;
     diag_log(c->diag, DIAG_WARNING, "Detached from Valkey: %s", why);
     c->attached = c->lane_wanted = c->worker_open = false;
+    core_users_gone(c);
     c->detached_ms = loop_now_ms(c->loop);
     c->ack_count = 0;
     loop_timer_stop(c->lane_timer);
@@ -223,6 +225,7 @@ static void on_fed(void *arg, struct valkey_identity *identity)
 {
     struct core *c = arg;
 
+    core_users_came(c);
     c->worker_open = true;
     core_post(c, TO_WORKER_OPEN, NULL, 0, identity);
     atomic_store(&c->set.gate->state, GATE_OPEN);

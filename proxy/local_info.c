@@ -244,7 +244,8 @@ enum dispatch local_acl(struct session *s, const struct argv *a)
 
     if (session_forward(s, a, on_acl, &t) == NOT_NOW)
         return NOT_NOW;
-    s->barrier = s->barrier || t != NULL;
+    if (t != NULL)
+        s->barrier = t->internal = true; /* its outcome concerns us, whether the client stays or not */
     return DISPATCHED;
 }
 

@@ -34,6 +34,8 @@ enum message_kind {
                             before */
     TO_CORE_WAIT, /* op: WAIT / WAITAOF: release when all writes of this session accepted before are durable; number =
                      session id */
+    TO_CORE_USERS, /* op: OP_LOCAL, request = Valkey's users (acl_list.h): log them, release when that is durable, or
+                      with `error` if it will not be */
     TO_CORE_MODE, /* number = enum durability: server-wide mode asked by CONFIG SET. op: OP_LOCAL, release when it is
                      committed and in force, with an error as its reply when it is not; NULL: nobody waits (SIGHUP) */
     TO_CORE_SYNC_SESSIONS,   /* number = how many sessions are in sync mode now (server-wide mode included) */

@@ -349,6 +349,7 @@ void node_free(struct node *n)
     n->follow.look = NULL;
     checkpoints_free(n->checkpoints);
     n->checkpoints = NULL;
+    buf_free(&n->users);
     spawn_free(n->spawn);
     loop_timer_free(n->tick);
     loop_timer_free(n->retry);

@@ -100,6 +100,9 @@ bool node_valkey_down(const struct node *n);
 uint64_t node_tap_offset(const struct node *n);
 void node_ack(struct node *n, uint64_t durable_offset);
 void node_reload_commands(struct node *n);
+/* The users that the log names, as far as this node has walked it, copied into *out if they are of a later entry than
+ * *index, which is brought up to date. */
+bool node_users(struct node *n, uint64_t *index, struct buf *out);
 /* Starts one now if none runs; started by itself by snapshot-log-bytes, and when the log is full. */
 void node_snapshot(struct node *n);
 /* Whether a leader's node takes snapshots by itself, as the log grows (true at first). A follower's does in any case.

@@ -264,6 +264,7 @@ static void decide(struct node *n)
         return;
     }
     n->joined = *log;
+    node_users_note(n, log);
     switch (node_decide(&f, &reason)) {
     case CHOOSE_WAIT:
         node_try_again(n, NODE_LOADING_MS);

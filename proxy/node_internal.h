@@ -97,6 +97,8 @@ struct node {
 
     struct replay *walk; /* the last walk of the log; its facts */
     uint64_t walked_to;  /* log_committed() at its end */
+    struct buf users;    /* node_users.c */
+    uint64_t users_index;
     void (*walked)(struct node *n);
     bool bridge_failed; /* this Valkey does not continue the stream that the log knows */
     bool closed_out;    /* since detached */
@@ -219,5 +221,8 @@ void node_snapshot_finish(struct node *n);                                /* its
 void node_snapshot_abandon(struct node *n, const char *why);
 void node_snapshot_free(struct node *n); /* abandoned before; one that is finishing does so by itself */
 void node_snapshot_tick(struct node *n, uint64_t now_ms);
+
+/* node_users.c */
+void node_users_note(struct node *n, const struct replay_facts *facts); /* before a feed or a walk ends */
 
 #endif

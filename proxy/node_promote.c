@@ -96,6 +96,7 @@ void node_promote_more(struct node *n)
     facts = feed_facts(n->feed);
     n->rebuild.resolved = true;
     n->joined = *facts;
+    node_users_note(n, facts);
     if (facts->pending_count > 0) {
         index = node_append_attach(n, 0, "", "", false);
         node_append_resolved(n, facts);

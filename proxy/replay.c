@@ -271,9 +271,21 @@ static void on_attach(struct replay *r, struct cursor *c)
     }
 }
 
+static void on_users(struct replay *r, struct cursor *body)
+{
+    size_t n = body->left;
+
+    buf_clear(&r->users);
+    buf_append(&r->users, cursor_bytes(body, n), n);
+    CHECK(!r->users.failed);
+    r->facts.users = n > 0 ? buf_head(&r->users) : "";
+    r->facts.users_bytes = n;
+    r->facts.users_index = r->entry;
+}
+
 static void on_control(struct replay *r, struct frame_view *f)
 {
-    if (before_mark(r) && (f->control != CONTROL_MODE || r->mark.mode >= 0))
+    if (before_mark(r) && f->control != CONTROL_USERS && (f->control != CONTROL_MODE || r->mark.mode >= 0))
         return;
     switch (f->control) {
     case CONTROL_ATTACH:
@@ -281,6 +293,9 @@ static void on_control(struct replay *r, struct frame_view *f)
         break;
     case CONTROL_MODE:
         r->facts.mode = cursor_u8(&f->body);
+        break;
+    case CONTROL_USERS:
+        on_users(r, &f->body);
         break;
     case CONTROL_START:
     case CONTROL_SNAPSHOT:
@@ -378,6 +393,7 @@ void replay_free(struct replay *r)
     for (size_t i = r->head; i < r->count; i++)
         free((void *)r->intent[i].resp);
     free(r->intent);
+    buf_free(&r->users);
     free(r);
 }
 

@@ -39,6 +39,9 @@ struct replay_facts {  /* complete once the walk has ended */
     uint64_t commands;                   /* effects passed on */
     uint64_t tries;                      /* of what was put out: intents that Valkey may refuse (record.h, TRY) */
     int mode;                            /* last CONTROL_MODE, -1 if none */
+    const char *users;                   /* last CONTROL_USERS, borrowed from the replay; NULL if none was walked */
+    size_t users_bytes;
+    uint64_t users_index; /* its entry */
     const struct replay_intent *pending; /* neither REFed nor RESOLVED, in sequence order */
     size_t pending_count;
     bool cut; /* the log was truncated or replaced before we had read it: begin anew, from a newer snapshot */

@@ -3,6 +3,7 @@
 #ifndef HF_REPLAY_INTERNAL_H
 #define HF_REPLAY_INTERNAL_H
 
+#include "log/base/buf.h"
 #include "proxy/replay.h"
 
 enum { REPLAY_WHY_BYTES_MAX = 160 };
@@ -22,6 +23,7 @@ struct replay {
     size_t head, count, cap;
     uint64_t last_seq; /* of the newest intent seen */
     struct replay_facts facts;
+    struct buf users; /* facts.users */
     struct {
         enum seek what;
         uint64_t goal;

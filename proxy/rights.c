@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/acl_list.h"
 #include "proxy/lane.h"
 #include "proxy/local.h"
 #include "proxy/users.h"
@@ -57,20 +58,91 @@ static void answer_kept(struct task *t)
     session_answer_buf(t, &reply);
 }
 
-static void on_learned(struct worker *w, uint64_t session_id)
+/* The client's task waits at the end of its FIFO: it is a barrier. */
+static struct task *learner(struct worker *w, uint64_t session_id)
 {
     struct session *s = worker_find(w, session_id);
     struct op *op = s != NULL ? TAILQ_LAST(&s->ops, op_list) : NULL;
 
-    if (op != NULL && task_of(op)->learns)
-        answer_kept(task_of(op));
+    return op != NULL && task_of(op)->learns ? task_of(op) : NULL;
+}
+
+void rights_logged(struct task *half)
+{
+    struct task *t = half->peer;
+    bool logged = !half->op.error;
+
+    task_free(half); /* unties them */
+    if (t == NULL)
+        return;
+    if (logged)
+        answer_kept(t);
+    else
+        session_answer_error(t, "UNCERTAIN Valkey has done it, and it may be lost when another node leads");
+}
+
+/* What ACL LIST says goes into the log, for the other nodes. The answer of an async client does not wait for that. */
+static void on_users(struct task *question, const char *reply, size_t n)
+{
+    struct worker *w = question->worker;
+    struct task *t = learner(w, question->numbers[0]), *half = task_new(w);
+    const char *own = w->config->valkey_user[0] != '\0' ? w->config->valkey_user : "default";
+
+    task_free(question);
+    if (!acl_list_lines(reply, n, own, &half->op.request)) {
+        diag_log(w->diag, DIAG_WARNING, "Users that were changed are not in the log: ACL LIST was refused");
+        task_free(half);
+        if (t != NULL)
+            answer_kept(t);
+        return;
+    }
+    half->op.kind = OP_LOCAL;
+    half->place = TASK_CORE;
+    half->learns = true;
+    if (t != NULL && t->op.sync) {
+        half->peer = t;
+        t->peer = half;
+    }
+    worker_post(w, TO_CORE_USERS, &half->op, 0);
+    if (t != NULL && !t->op.sync)
+        answer_kept(t);
+}
+
+/* Also when the client is gone: what it changed is to be logged all the same. */
+static void on_learned(struct worker *w, uint64_t session_id)
+{
+    struct lane *control = lanes_control(w->lanes);
+    static const char list[] = "*2\r\n$3\r\nACL\r\n$4\r\nLIST\r\n";
+    struct task *t = learner(w, session_id), *question;
+
+    if (!lane_usable(control) || (t != NULL && t->op.session->reader)) {
+        if (t != NULL)
+            answer_kept(t);
+        return;
+    }
+    question = task_new(w);
+    question->internal = true;
+    question->op.kind = OP_NEUTRAL;
+    question->place = TASK_LANE;
+    question->on_reply = on_users;
+    question->numbers[0] = session_id;
+    lane_ask(control, question, list, sizeof list - 1);
 }
 
 void local_answer_learned(struct task *t, const char *reply, size_t n)
 {
+    if (t->op.session == NULL) { /* its client has gone: what was done is to be known and logged all the same */
+        (void)users_ask_now(t->worker->users, on_learned, 0);
+        task_free(t);
+        return;
+    }
     buf_clear(&t->extra);
     buf_append(&t->extra, reply, n);
     t->place = TASK_HERE;
+    if (n > 0 && reply[0] == '-') { /* nothing has changed */
+        answer_kept(t);
+        return;
+    }
     t->learns = true;
     if (!users_ask_now(t->worker->users, on_learned, t->op.session->id))
         answer_kept(t);

@@ -18,6 +18,8 @@ struct route_facts;
 enum dispatch rights_ask(struct session *s, const struct route_facts *f, const struct local_row *row, bool *may);
 /* -NOPERM ..., as Valkey words it, from the answer of ACL DRYRUN. false: it was +OK. Pure. */
 bool rights_refused(const char *reply, size_t n, char *text, size_t size);
+/* RELEASE of TO_CORE_USERS; frees it. */
+void rights_logged(struct task *half);
 /* ACL DRYRUN user args..., appended. */
 void rights_question(struct buf *out, const char *user, const struct argv *a);
 

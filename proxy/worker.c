@@ -23,6 +23,7 @@
 #include "proxy/pause.h"
 #include "proxy/pinned.h"
 #include "proxy/relay.h"
+#include "proxy/rights.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
@@ -150,6 +151,10 @@ static void on_release(struct worker *w, struct op *op)
 {
     struct task *t = task_of(op);
 
+    if (t->learns) {
+        rights_logged(t);
+        return;
+    }
     if (t->peer != NULL || op->kind == OP_LOCAL) { /* the core's half of a WAIT, or of a CONFIG SET */
         if (t->on_reply != NULL)
             t->on_reply(t, buf_head(&op->reply), op->reply.len);

@@ -264,3 +264,92 @@ def test_rights_of_relayed_clients(rig):
         with pytest.raises(Closed):
             while True:
                 c.read_any()
+
+
+# ---- users of a group ----
+
+def users_of(client):
+    return sorted(client("ACL", "LIST"))
+
+
+def logged_in(h, name, password="pw"):
+    with h.client() as c:
+        return c.ask("AUTH", name, password) == b"OK"
+
+
+def test_users_after_a_failover(rig):
+    """ACL SETUSER is in no replication stream: Holdfast's log carries it. Every node's Valkey knows the users, the next leader's too."""
+    g = rig.group()
+    first = g.leader().name
+    with g[first].client() as admin:
+        assert admin("ACL", "SETUSER", "alice", "on", ">pw", "~a:*", "resetchannels", "&news:*", "-@all", "+@read", "+ping", "+set",
+                     "(~b:* +@write -@dangerous)") == b"OK"
+        assert admin("ACL", "SETUSER", "bob", "on", ">pw", "+@all", "~*", "&*") == b"OK"
+        assert admin("ACL", "SETUSER", "gone", "on", ">pw") == b"OK" and admin("ACL", "DELUSER", "gone") == 1
+        want = users_of(admin)
+    for name in "abc":
+        with g[name].valkey.client() as v:
+            wait_until(lambda: users_of(v) == want, 20, f"the users in {name}'s Valkey")
+    g.kill9_zone(first)
+    second = g.leader().name
+    assert second != first
+    wait_until(lambda: logged_in(g[second], "alice"), 30, "alice may log in")
+    with g[second].client() as c, g[second].client() as admin:
+        assert c("AUTH", "alice", "pw") == b"OK"
+        assert c("SET", "a:1", 1) == b"OK" and c("GET", "a:1") == b"1" and is_error(c.ask("SET", "c:1", 1), "NOPERM")
+        assert logged_in(g[second], "bob") and not logged_in(g[second], "gone")
+        assert admin("ACL", "SETUSER", "alice", "resetkeys", "~c:*") == b"OK"
+        assert is_error(c.ask("SET", "a:1", 2), "NOPERM")
+        want = users_of(admin)
+    g.restart(first)
+    g.wait_serving()
+    with g[first].valkey.client() as v:
+        wait_until(lambda: users_of(v) == want, 30, "the users in the Valkey that came back empty")
+
+
+def test_users_outlive_valkey_and_snapshots(rig):
+    """A Valkey that comes back empty gets the users again, also when the entry that named them has gone with the log."""
+    v, h = rig.pair(settings={"snapshot-log-bytes": "64kb", "log-size-max": "16mb"})
+    with h.client() as c:
+        assert c("ACL", "SETUSER", "kept", "on", ">pw", "+@all", "~k:*") == b"OK"
+        want = users_of(c)
+        for _ in range(3):
+            before = h.status()["snapshot_index"]
+            for n in range(40):
+                c("SET", f"k:{n}", "x" * 8000)
+            h.http("/snapshot", "POST")
+            wait_until(lambda: h.status()["snapshot_index"] > before, 20, "a snapshot")
+    v.restart_empty()
+    wait_until(lambda: h.ready(), 20, "rebuilt")
+    with h.client() as c:
+        assert users_of(c) == want and c("AUTH", "kept", "pw") == b"OK" and c("STRLEN", "k:1") == 8000
+    h.kill9()
+    v.restart_empty()
+    h.start()
+    with h.client() as c:
+        assert users_of(c) == want
+
+
+def test_users_that_nobody_changed_through_us_are_valkeys_own(rig):
+    """Its own file counts, until somebody changes users by way of Holdfast; Holdfast's own user is never touched."""
+    v, h = rig.pair(valkey_user="holdfast", valkey_password="own", start=False)
+
+    def directly(*words):
+        with v.client() as c:  # a restart closes what was connected to Valkey
+            return c(*words)
+    directly("ACL", "SETUSER", "holdfast", "on", ">own", "~*", "&*", "+@all")
+    directly("ACL", "SETUSER", "file", "on", ">pw", "+get", "~*")
+    h.start()
+    h.restart()
+    assert b"file" in directly("ACL", "USERS")
+    with h.client() as c:
+        assert c("ACL", "SETUSER", "new", "on", ">pw", "+@all", "~*") == b"OK"
+        want = users_of(c)
+    directly("ACL", "DELUSER", "new", "file")
+    directly("ACL", "SETUSER", "stranger", "on")
+    h.restart()
+    assert sorted(directly("ACL", "LIST")) == want
+    with h.client() as c:
+        assert c("ACL", "DELUSER", "file", "new") == 2
+    h.restart()
+    assert sorted(directly("ACL", "USERS")) == [b"default", b"holdfast"]
