@@ -16,11 +16,20 @@
 #include <stdint.h>
 
 #include "proxy/argv.h"
+#include "proxy/stream_ids.h"
 
 struct buf;
 
 /* Number for struct command.canon: 0 if the lower-case name (with "|sub") is not in the table. */
 uint16_t canon_find(const char *name);
+
+/* "8.1.3" is 801; 0 if it is not to be told. */
+unsigned canon_version(const char *text);
+bool canon_tried(unsigned version);
+/* The number for that version of Valkey; 0: captured there. Forms whose effect is the intent byte for byte are
+ * replayable with any: what has been seen is what replicas do. Those whose effect "belongs" need one that was
+ * tried. */
+uint16_t canon_for(uint16_t canon, unsigned version);
 
 enum canon_result {
     CANON_NO,       /* this form is not replayable: capture it */
@@ -30,7 +39,13 @@ enum canon_result {
 /* now_ms: wall clock, for relative expiries. The client's reply is the same for both forms. Relative expiries that
  * are not in the future by at least CANON_EXPIRY_MARGIN_MS, non-integers, overflow: CANON_NO. */
 enum canon_result canon_intent(uint16_t canon, const struct argv *a, uint64_t now_ms, struct buf *out);
-enum { CANON_EXPIRY_MARGIN_MS = 1 };
+enum { CANON_EXPIRY_MARGIN_MS = 1, CANON_PAST_MARGIN_MS = 1000 };
+
+/* XADD with `*`: replayable with an id of our choice (stream_ids.h), which must be greater than any that was chosen
+ * for this key before. *intent is logged, *sent is what Valkey gets: see canon_streams.c. */
+bool canon_wants_id(uint16_t canon, const struct argv *a);
+void canon_with_id(const struct argv *a, struct stream_id id, struct buf *intent, struct buf *sent);
+enum { CANON_ID_ARGS_MAX = 1000 }; /* more than that a script cannot hand on */
 
 /* Whether an effect (arguments of one command of Valkey's stream) is the one that this intent leaves, although its
  * bytes differ from the intent's (equal bytes are found by comparing them, before this is asked). Command names

@@ -3,7 +3,8 @@
  *     GETDEL k              DEL k                       GETSET k v           SET k v
  *     GETEX k PXAT ms       PEXPIREAT k ms              SET k v NX GET       SET k v NX
  *     INCRBYFLOAT k 1.5     SET k 4 KEEPTTL             GEOADD g 1 2 a       zadd g 3378080408407459 a
- *     LMPOP 2 k l LEFT      LPOP l 1
+ *     LMPOP 2 k l LEFT      LPOP l 1                    HINCRBYFLOAT h f 1   HSET h f 4
+ *     HGETEX h PXAT ms FIELDS 1 f                       HPEXPIREAT h ms FIELDS 1 f
  *
  * Values that Valkey computed are not computed again here: the form and the keys must agree. */
 #include <string.h>
@@ -66,6 +67,30 @@ bool belongs_incrbyfloat(const struct argv *intent, const struct argv *effect)
 {
     return effect->count == 4 && argv_is(effect, 0, "set") && argv_is(effect, 3, "keepttl") &&
            same_arg(intent, 1, effect, 1);
+}
+
+bool belongs_hincrbyfloat(const struct argv *intent, const struct argv *effect)
+{
+    return effect->count == 4 && argv_is(effect, 0, "hset") && same_arg(intent, 1, effect, 1) &&
+           same_arg(intent, 2, effect, 2);
+}
+
+/* All fields, as asked: a replica, for which none has expired, would take all of them. */
+bool belongs_hgetex(const struct argv *intent, const struct argv *effect)
+{
+    bool persist = argv_is(intent, 2, "persist");
+    size_t i = persist ? 3 : 4, j = persist ? 2 : 3;
+
+    if (!argv_is(effect, 0, persist ? "hpersist" : "hpexpireat") || !same_arg(intent, 1, effect, 1))
+        return false;
+    if (!persist && !same_arg(intent, 3, effect, 2))
+        return false;
+    if (!argv_is(effect, j, "fields") || effect->count - j != intent->count - i)
+        return false;
+    for (i++, j++; j < effect->count; i++, j++)
+        if (!same_arg(intent, i, effect, j))
+            return false;
+    return true;
 }
 
 /* [options] lon lat member ... ─▶ [options] score member ... */

@@ -159,6 +159,7 @@ static void read_flags(struct command_entry *e, const redisReply *flags)
         e->other_db = OTHER_DB_COPY;
     if (strcmp(e->command.name, "move") == 0)
         e->other_db = OTHER_DB_MOVE;
+    e->sort = strcmp(e->command.name, "sort") == 0;
 }
 
 static bool add_entry(struct command_table *t, const redisReply *r)
@@ -234,6 +235,16 @@ struct command_table *command_table_new(const char *reply, size_t n, char *why, 
     freeReplyObject(tree);
     redisReaderFree(reader);
     return t;
+}
+
+void command_table_for(struct command_table *t, unsigned version)
+{
+    struct command_entry *e, *next;
+
+    HASH_ITER(hh, t->by_name, e, next)
+    {
+        e->command.canon = canon_for(e->command.canon, version);
+    }
 }
 
 void command_table_free(struct command_table *t)

@@ -40,6 +40,8 @@ struct command {
 
 /* Takes the raw RESP2 or RESP3 reply of COMMAND. NULL if it cannot be read (reason in why). */
 struct command_table *command_table_new(const char *reply, size_t n, char *why, size_t why_size);
+/* Replayable is only what is so with that version of Valkey (canon_for). */
+void command_table_for(struct command_table *t, unsigned version);
 void command_table_free(struct command_table *t);
 size_t command_table_count(const struct command_table *t);
 

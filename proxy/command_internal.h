@@ -32,6 +32,7 @@ struct command_entry {
     struct key_spec spec[KEY_SPECS_MAX];
     size_t specs;
     enum other_db other_db;
+    bool sort; /* SORT: its key specs leave STORE open, which can be told where BY and GET are missing */
     UT_hash_handle hh;
 };
 

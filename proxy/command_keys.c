@@ -6,7 +6,8 @@
  *     GEORADIUS g 1 2 5 km STORE d         index 1, range 0   ─▶ g
  *                                          keyword STORE      ─▶ d   (twice: Valkey's parser takes the last,
  *                                                                     its key specs the first: all)
- *     COPY a b DB 3                        b is in database 3 */
+ *     COPY a b DB 3                        b is in database 3
+ *     SORT l LIMIT 0 5 STORE d             its key specs say: unknown. Without BY and GET: l d */
 #include "proxy/command_internal.h"
 
 struct found {
@@ -96,6 +97,27 @@ static void move_destination(const struct argv *a, struct keyset *out)
         add_key(a, 1, (uint32_t)other, out);
 }
 
+/* SORT key [LIMIT a n] [ASC|DESC] [ALPHA] [STORE key], and nothing else. */
+static bool sort_keys(const struct argv *a, uint32_t db, struct keyset *out)
+{
+    size_t store = 0;
+
+    for (size_t i = 2; i < a->count; i++) {
+        if (argv_is(a, i, "limit") && i + 2 < a->count)
+            i += 2;
+        else if (store == 0 && argv_is(a, i, "store") && i + 1 < a->count)
+            store = ++i;
+        else if (!argv_is(a, i, "asc") && !argv_is(a, i, "desc") && !argv_is(a, i, "alpha"))
+            return false;
+    }
+    if (a->count < 2)
+        return false;
+    add_key(a, 1, db, out);
+    if (store != 0)
+        add_key(a, store, db, out);
+    return true;
+}
+
 void command_keys(const struct command_table *t, const struct command *c, const struct argv *a, uint32_t db,
                   struct keyset *out)
 {
@@ -104,6 +126,8 @@ void command_keys(const struct command_table *t, const struct command *c, const 
     uint32_t before = out->count;
 
     (void)t;
+    if (e->sort && sort_keys(a, db, out))
+        return;
     if ((c->flags & (CMD_KEYS_OPEN | CMD_SCRIPT | CMD_MODULE)) != 0) {
         out->all = true;
         return;

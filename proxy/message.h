@@ -71,6 +71,7 @@ struct valkey_identity {
     char version[32];
     char server[16]; /* "valkey" or "redis", for HELLO */
     unsigned databases;
+    bool scripts; /* it runs EVAL */
     char *commands; /* raw COMMAND reply */
     size_t commands_bytes;
 };

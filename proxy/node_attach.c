@@ -311,6 +311,7 @@ struct valkey_identity *node_identity(const struct node *n)
     (void)snprintf(v->version, sizeof v->version, "%s", n->valkey.version);
     (void)snprintf(v->server, sizeof v->server, "%s", n->valkey.server);
     v->databases = n->valkey.databases;
+    v->scripts = n->valkey.scripts;
     v->commands = must_calloc(1, commands->len + 1);
     memcpy(v->commands, buf_head(commands), commands->len);
     v->commands_bytes = commands->len;

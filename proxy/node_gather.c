@@ -231,6 +231,16 @@ static void on_command_info(void *arg, const char *reply, size_t size)
     answered(n);
 }
 
+/* Refused for good: forbidden, or built without Lua. Anything else passes (MASTERDOWN, BUSY). */
+static void on_script(void *arg, const char *reply, size_t size)
+{
+    struct node *n = arg;
+
+    n->valkey.scripts =
+        reply[0] != '-' || (size > 5 && memcmp(reply, "-ERR ", 5) != 0 && memcmp(reply, "-NOPE", 5) != 0);
+    answered(n);
+}
+
 void node_gather(struct node *n)
 {
     static const char *const needed[] = {"SPUBLISH", "ACL|DRYRUN", "CLIENT|KILL"};
@@ -239,13 +249,14 @@ void node_gather(struct node *n)
     if (n->answers_due > 0)
         return; /* under way; what is decided then is decided with what is known then */
     n->valkey = (struct node_valkey){.commands = commands};
-    n->answers_due = 6;
+    n->answers_due = 7;
     node_ask(n, on_info, 6,
              (const char *const[]){"INFO", "server", "replication", "persistence", "cluster", "stats"});
     node_ask(n, on_settings, 9,
              (const char *const[]){"CONFIG", "GET", "databases", "masteruser", "masterauth", "repl-backlog-size",
                                    "client-output-buffer-limit", "maxmemory-policy", "repl-diskless-sync-delay"});
     node_ask(n, on_commands, 1, (const char *const[]){"COMMAND"});
+    node_ask(n, on_script, 3, (const char *const[]){"EVAL", "return 1", "0"});
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         node_ask(n, on_command_info, 3, (const char *const[]){"COMMAND", "INFO", needed[i]});
 }

@@ -38,7 +38,7 @@ enum {
 struct node_valkey {
     char run_id[48], version[32], server[16];
     char replid[48]; /* master_replid */
-    bool is_replica, loading, cluster_enabled, lacks_commands;
+    bool is_replica, loading, cluster_enabled, lacks_commands, scripts;
     unsigned databases;
     char master_user[NODE_SETTING_BYTES_MAX], master_auth[NODE_SETTING_BYTES_MAX]; /* to be restored after a feed */
     char sync_delay[16];                                                           /* repl-diskless-sync-delay */

@@ -236,9 +236,22 @@ static void copy_args(struct op *op, const struct argv *a)
     op->arg_count = a->count;
 }
 
+/* XADD with `*`: the id is ours. False: not one that can be given an id. */
+static bool choose_id(struct session *s, struct task *t, const struct command *c, const struct argv *a)
+{
+    struct worker *w = s->worker;
+
+    if (!w->identity->scripts || !canon_wants_id(c->canon, a))
+        return false;
+    canon_with_id(a, stream_ids_next(w->ids, key_hash(t->op.db, argv_at(a, 1), argv_len(a, 1)), clock_wall_ms()),
+                  &t->op.request, &t->op.sent);
+    return true;
+}
+
 enum canon_result session_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a)
 {
-    enum canon_result result = canon_intent(c->canon, a, clock_wall_ms(), &t->op.request);
+    enum canon_result result =
+        choose_id(s, t, c, a) ? CANON_REWRITTEN : canon_intent(c->canon, a, clock_wall_ms(), &t->op.request);
     const struct command *canonical = c;
     struct argv made;
 
@@ -250,16 +263,18 @@ enum canon_result session_intent(struct session *s, struct task *t, const struct
     } else if (!t->op.request.failed) {
         find_args(&t->op);
     }
-    if (t->op.request.failed)
+    if (t->op.request.failed || t->op.sent.failed)
         return result;
     made = (struct argv){buf_head(&t->op.request), t->op.request.len, t->op.args, t->op.arg_count};
     if (result == CANON_REWRITTEN) /* SETEX became SET */
         canonical = command_find(s->worker->commands, &made);
     CHECK(canonical != NULL && canonical->canon != 0);
+    keys_of(s, t, canonical, &made);
+    if (t->op.keys.all) /* the rule needs to know them */
+        return CANON_NO;
     t->op.kind = OP_WRITE;
     t->op.canon = canonical->canon;
     op_hash_effect(&t->op);
-    keys_of(s, t, canonical, &made);
     return result;
 }
 
@@ -285,6 +300,7 @@ static enum dispatch to_writer(struct session *s, bool try_intent, const struct 
     t->op.accepted_us = loop_now_us(s->worker->loop);
     if (!try_intent || session_intent(s, t, c, a) == CANON_NO) {
         buf_clear(&t->op.request);
+        buf_clear(&t->op.sent);
         buf_append(&t->op.request, a->bytes, a->n);
         if (c->flags & (CMD_WRITE | CMD_SCRIPT | CMD_MAY_REPLICATE)) /* SCRIPT LOAD touches no key */
             keys_of(s, t, c, a);

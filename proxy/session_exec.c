@@ -98,6 +98,7 @@ static void whole_block(const struct transaction *tx, struct buf *out)
 static bool add_command(struct session *s, struct task *t, const struct tx_walk *w, struct buf *writes)
 {
     struct op *op = &t->op;
+    size_t before = op->sent.len;
 
     if (is_read(w->command)) {
         add_keys(s, w, &op->keys);
@@ -110,7 +111,8 @@ static bool add_command(struct session *s, struct task *t, const struct tx_walk 
     if (session_intent(s, t, w->command, &w->args) == CANON_NO)
         return false;
     buf_append(writes, buf_head(&op->request), op->request.len);
-    buf_append(&op->sent, buf_head(&op->request), op->request.len);
+    if (op->sent.len == before) /* else it has been given another form there (XADD with `*`) */
+        buf_append(&op->sent, buf_head(&op->request), op->request.len);
     return !op->request.failed && !writes->failed;
 }
 

@@ -17,6 +17,7 @@
 #include "log/base/clock.h"
 #include "log/base/stream.h"
 #include "proxy/blocked.h"
+#include "proxy/canon.h"
 #include "proxy/lane.h"
 #include "proxy/listen.h"
 #include "proxy/local.h"
@@ -24,6 +25,7 @@
 #include "proxy/pinned.h"
 #include "proxy/relay.h"
 #include "proxy/rights.h"
+#include "proxy/stream_ids.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
@@ -69,6 +71,12 @@ struct session *worker_find(struct worker *w, uint64_t id)
 
 /* ---- Valkey comes and goes ---- */
 
+/* Of another product the number says nothing. */
+static unsigned version_of(const struct valkey_identity *v)
+{
+    return strcmp(v->server, "valkey") == 0 ? canon_version(v->version) : 0;
+}
+
 static void take_commands(struct worker *w, const char *reply, size_t n)
 {
     char why[128];
@@ -86,6 +94,7 @@ static void take_commands(struct worker *w, const char *reply, size_t n)
     local_forget(w);
     command_table_free(w->commands);
     w->commands = table;
+    command_table_for(table, w->identity != NULL ? version_of(w->identity) : 0);
 }
 
 static void end_sessions_with_state(struct worker *w)
@@ -138,6 +147,12 @@ static void open_valkey(struct worker *w, struct valkey_identity *identity)
     w->identity = identity;
     end_sessions_beyond(w, identity->databases);
     take_commands(w, identity->commands, identity->commands_bytes);
+    if (!canon_tried(version_of(identity)))
+        diag_log(
+            w->diag, DIAG_WARNING,
+            "%s %s is none of the versions that were tried: writes whose effect it may spell differently are logged "
+            "after they have run, not before (proxy/canon.c)",
+            identity->server, identity->version);
     lanes_open(w->lanes);
     TAILQ_FOREACH(s, &w->sessions, in_worker)
     {
@@ -363,6 +378,7 @@ struct worker *worker_new(struct loop *l, const struct diag *d, const struct wor
     w->diag = d;
     w->set = *s;
     w->config = s->config;
+    w->ids = must_calloc(1, sizeof *w->ids);
     w->last_mode = atomic_load(&s->gate->mode);
     TAILQ_INIT(&w->sessions);
     TAILQ_INIT(&w->run);
@@ -437,6 +453,7 @@ void worker_free(struct worker *w)
     loop_timer_free(w->pause.timer);
     loop_timer_free(w->relay_tick);
     command_table_free(w->commands);
+    free(w->ids);
     valkey_identity_free(w->identity);
     free_tasks(&w->free_tasks);
     free_tasks(&w->cooling);

@@ -21,6 +21,7 @@ struct lanes;
 struct listen;
 struct local_row;
 struct relay;
+struct stream_ids;
 struct users;
 
 enum {
@@ -62,6 +63,7 @@ struct worker {
     char leader[CONFIG_TEXT_MAX]; /* as last seen; "" = not known */
     int last_part, last_sessions_part;
     struct valkey_identity *identity; /* while open; NULL = Valkey is not there */
+    struct stream_ids *ids;           /* of XADD with `*` */
     struct command_table *commands;   /* kept while Valkey is away, for arities and names */
     struct row_cache rows[ROW_CACHE_SIZE];
     struct lanes *lanes;

@@ -101,7 +101,7 @@ def stream_command(r, a, b, _c):
     n = r.randint(1, 5)
     return r.choice([
         ("XADD", a, "*", "f", _word(r)), ("XADD", a, "*", "f", "v", "g", "w"), ("XADD", a, "MAXLEN", "=", 8, "*", "f", n),
-        ("XADD", b, f"{n}-{r.randint(1, 99)}", "f", "v"), ("XADD", b, "MAXLEN", "~", 3, f"{n + 5}-1", "f", "v"), ("XTRIM", a, "MAXLEN", 4),
+        ("XADD", b, f"{n}-{r.randint(1, 99)}", "f", "v"), ("XADD", b, "MAXLEN", 3, f"{n + 5}-1", "f", "v"), ("XTRIM", a, "MAXLEN", 4), ("XTRIM", b, "MAXLEN", "~", 3),
         ("XDEL", b, "1-1", f"{n}-7"), ("XGROUP", "CREATE", b, "g", 0, "MKSTREAM"), ("XGROUP", "CREATECONSUMER", b, "g", f"n{r.random()}"),
         ("XREADGROUP", "GROUP", "g", "c", "COUNT", 2, "STREAMS", b, ">"), ("XACK", b, "g", f"{n}-7"), ("XAUTOCLAIM", b, "g", "d", 0, 0),
         ("XPENDING", b, "g"), ("XSETID", b, "20-1"), ("COPY", b, a, "REPLACE"), ("XLEN", a), ("XRANGE", b, "-", "+"), ("DEL", b)])

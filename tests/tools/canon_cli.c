@@ -1,10 +1,11 @@
 /* The pure protocol code for test scripts, over stdin and stdout.
  *
  *   canon_cli                    answers RESP requests:
- *       intent NOW_MS arg...         the canonical RESP as a bulk string, or null if this form is to be captured
- *       belongs N arg... arg...      :1 if the effect (after the N arguments of the intent) belongs to it, else :0
- *   canon_cli parse [strict]     reads all of stdin as one client's bytes: prints each command's canonical RESP, then
- *                                -error if one came */
+ *       intent NOW_MS VERSION arg... the canonical RESP as a bulk string, or null if this form is to be captured
+ * (with that version of Valkey, "8.1.3") with_id MS-SEQ arg...        XADD with `*`: [intent, what is sent], or null
+ * if it cannot be given an id belongs N arg... arg...      :1 if the effect (after the N arguments of the intent)
+ * belongs to it, else :0 canon_cli parse [strict]     reads all of stdin as one client's bytes: prints each command's
+ * canonical RESP, then -error if one came */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,14 +51,36 @@ static uint16_t find(const struct argv *a)
     return canon_find(name);
 }
 
+static void with_id(const struct argv *a, struct buf *out)
+{
+    struct argv command = rest(a, 2);
+    struct buf intent = {0}, sent = {0};
+    struct stream_id id;
+    char *after;
+
+    if (!canon_wants_id(find(&command), &command)) {
+        resp_null(out, 2);
+        return;
+    }
+    id.ms = strtoull(argv_at(a, 1), &after, 10);
+    id.seq = strtoull(after + 1, NULL, 10);
+    canon_with_id(&command, id, &intent, &sent);
+    argv_header(out, 2);
+    resp_bulk(out, buf_head(&intent), intent.len);
+    resp_bulk(out, buf_head(&sent), sent.len);
+    buf_free(&intent);
+    buf_free(&sent);
+}
+
 static void answer(const struct argv *a, struct buf *out)
 {
     int64_t n = 0;
 
-    if (argv_is(a, 0, "intent") && argv_integer(a, 1, &n)) {
-        struct argv command = rest(a, 2);
+    if (argv_is(a, 0, "intent") && argv_integer(a, 1, &n) && a->count > 3) {
+        struct argv command = rest(a, 3);
         struct buf canonical = {0};
-        enum canon_result result = canon_intent(find(&command), &command, (uint64_t)n, &canonical);
+        uint16_t canon = canon_for(find(&command), canon_version(argv_at(a, 2)));
+        enum canon_result result = canon_intent(canon, &command, (uint64_t)n, &canonical);
 
         if (result == CANON_SAME) {
             argv_header(&canonical, command.count);
@@ -69,6 +92,8 @@ static void answer(const struct argv *a, struct buf *out)
         else
             resp_bulk(out, buf_head(&canonical), canonical.len);
         buf_free(&canonical);
+    } else if (argv_is(a, 0, "with_id") && a->count > 2) {
+        with_id(a, out);
     } else if (argv_is(a, 0, "belongs") && argv_integer(a, 1, &n) && n >= 0 && (size_t)n + 2 <= a->count) {
         struct argv intent = rest(a, 2), effect = rest(a, 2 + (size_t)n);
 

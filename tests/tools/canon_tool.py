@@ -8,7 +8,7 @@ import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PARTS = ["proxy/argv.c", "proxy/resp.c", "proxy/resp_pool.c", "proxy/resp_reply.c", "proxy/canon.c",
-         "proxy/canon_forms.c", "proxy/canon_belongs.c", "log/base/buf.c", "log/base/diag.c"]
+         "proxy/canon_forms.c", "proxy/canon_time.c", "proxy/canon_streams.c", "proxy/canon_belongs.c", "log/base/buf.c", "log/base/diag.c"]
 
 
 def build(folder):
@@ -72,9 +72,13 @@ class Canon:
         self.process.stdin.flush()
         return self.reader.read()
 
-    def intent(self, now_ms, args):
-        """The canonical intent as RESP, or None."""
-        return self.ask("intent", now_ms, *args)
+    def intent(self, now_ms, version, args):
+        """The canonical intent as RESP with that version of Valkey, or None."""
+        return self.ask("intent", now_ms, version, *args)
+
+    def with_id(self, stream_id, args):
+        """XADD with `*`: intent and what is sent, as RESP; None if it is not replayable."""
+        return self.ask("with_id", stream_id, *args)
 
     def belongs(self, intent, effect):
         return self.ask("belongs", len(intent), *intent, *effect) == 1
@@ -110,10 +114,10 @@ def free_port():
 class Valkey:
     """One valkey-server on a free port, without persistence; ended by stop()."""
 
-    def __init__(self, *settings):
+    def __init__(self, *settings, server=None):
         self.folder = tempfile.mkdtemp(prefix="valkey-")
         self.port = free_port()
-        self.process = subprocess.Popen([valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1",
+        self.process = subprocess.Popen([server or valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1",
                                          "--save", "", "--dir", self.folder, "--repl-diskless-sync-delay", "0",
                                          *settings],
                                         stdout=subprocess.DEVNULL)

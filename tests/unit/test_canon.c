@@ -94,6 +94,17 @@ static void rewritten(void **state)
         {"expire", "expire k 100 gt", "PEXPIREAT k 1795174000000 gt"},
         {"pexpire", "PEXPIRE k 100", "PEXPIREAT k 1795173900100"},
         {"expireat", "EXPIREAT k 1795173901 NX", "PEXPIREAT k 1795173901000 NX"},
+        {"expire", "EXPIRE k 0", "UNLINK k"},
+        {"pexpire", "PEXPIRE k -5", "UNLINK k"},
+        {"expireat", "EXPIREAT k 1795173899", "UNLINK k"},
+        {"pexpireat", "PEXPIREAT k 1795173899000", "UNLINK k"},
+        {"set", "SET k v IFEQ o EX 1 GET", "SET k v IFEQ o PXAT 1795173901000 GET"},
+        {"xadd", "XADD x NOMKSTREAM MAXLEN ~ 5 5-1 f v", "XADD x NOMKSTREAM MAXLEN = 5 5-1 f v"},
+        {"msetex", "MSETEX 2 a 1 b 2 NX EX 1", "MSETEX 2 a 1 b 2 NX PXAT 1795173901000"},
+        {"restore", "RESTORE k 100 x REPLACE", "RESTORE k 1795173900100 x REPLACE ABSTTL"},
+        {"hexpire", "hexpire h 1 nx FIELDS 2 f g", "HPEXPIREAT h 1795173901000 nx FIELDS 2 f g"},
+        {"hsetex", "HSETEX h PX 5 FIELDS 1 f v", "HSETEX h PXAT 1795173900005 FIELDS 1 f v"},
+        {"hgetex", "HGETEX h EX 1 FIELDS 1 f", "HGETEX h PXAT 1795173901000 FIELDS 1 f"},
         {"getex", "getex k ex 1", "getex k PXAT 1795173901000"},
     };
 
@@ -127,10 +138,26 @@ static void refused(void **state)
         {"set", "SET k v EX 5 EX 5"},
         {"set", "SET k v KEEPTTL EX 5"},
         {"set", "SET k v NX XX"},
-        {"set", "SET k v IFEQ o GET"},
+        {"set", "SET k v IFEQ o IFEQ p"},
+        {"set", "SET k v IFEQ o NX"},
+        {"set", "SET k v IFEQ"},
+        {"xadd", "XADD x NOMKSTREAM MAXLEN ~ 5 * f v"},
+        {"xadd", "XADD x MAXLEN ~ 5 LIMIT 9 5-1 f v"},
+        {"sort", "SORT l BY w STORE d"},
+        {"sort", "SORT l STORE d STORE e"},
+        {"georadius", "GEORADIUS g 1 2 5 km STORE d STOREDIST e"},
+        {"hexpire", "HEXPIRE h 0 FIELDS 1 f"},
+        {"hexpire", "HEXPIRE h 5 FIELDS 2 f"},
+        {"hsetex", "HSETEX h FNX FIELDS 1 f v"},
+        {"hgetex", "HGETEX h FIELDS 1 f"},
+        {"hgetdel", "HGETDEL h FIELDS 9223372036854775807 f"},
+        {"msetex", "MSETEX 9223372036854775807 a 1"},
+        {"restore", "RESTORE k 5 x ABSTTL"},
+        {"expire", "EXPIRE k -1 NX"},
+        {"expireat", "EXPIREAT k 1795173899 XX"},
+        {"pexpireat", "PEXPIREAT k 1795173899001"},
         {"set", "SET k"},
         {"setex", "SETEX k 0 v"},
-        {"expire", "EXPIRE k 0"},
         {"expire", "EXPIRE k 5 NX GT"},
         {"pexpireat", "PEXPIREAT k 1795173900000"},
         {"incrby", "INCRBY k 1.5"},
@@ -139,7 +166,6 @@ static void refused(void **state)
         {"xadd", "XADD x * f v"},
         {"xadd", "XADD x 5-* f v"},
         {"xadd", "XADD x 5 f v"},
-        {"xadd", "XADD x MAXLEN ~ 5 5-1 f v"},
         {"xtrim", "XTRIM x MAXLEN ~ 5"},
         {"lmpop", "LMPOP 3 a b LEFT"},
         {"lmpop", "LMPOP 9223372036854775807 a LEFT"},
@@ -200,11 +226,121 @@ static void belongs(void **state)
     }
 }
 
+static void put(struct buf *out, const char *text)
+{
+    struct words w;
+    const struct argv *a = words(&w, text);
+
+    argv_header(out, a->count);
+    for (size_t i = 0; i < a->count; i++)
+        argv_bulk(out, argv_at(a, i), argv_len(a, i));
+}
+
+/* XADD with `*`: what is logged, and what Valkey is sent. */
+static void chosen_ids(void **state)
+{
+    static const char *const cases[][3] = {
+        {"xadd x * f v", "XADD x 7-8 f v", "x 7-8 f v"},
+        {"XADD x NOMKSTREAM * f v", "XADD x NOMKSTREAM 7-8 f v", "x NOMKSTREAM 7-8 f v"},
+        {"XADD x MAXLEN ~ 9 * f v g w", "XADD x MAXLEN = 9 7-8 f v g w", "x MAXLEN = 9 7-8 f v g w"},
+        {"XADD x NOMKSTREAM MINID 5 * f *", "XADD x NOMKSTREAM MINID 5 7-8 f *", "x NOMKSTREAM MINID 5 7-8 f *"},
+    };
+    static const char *const not [] = {"XADD x 5-* f v", "XADD x * f",     "XADD x MAXLEN ~ 9 LIMIT 5 * f v",
+                                       "XADD x 5-1 f v", "XADD x * f v g", "XADD x MAXLEN * f v"};
+    uint16_t xadd = canon_find("xadd");
+    struct words w;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf logged = {0}, sent = {0}, want = {0}, tail = {0};
+
+        assert_true(canon_wants_id(xadd, words(&w, cases[i][0])));
+        canon_with_id(&w.a, (struct stream_id){7, 8}, &logged, &sent);
+        put(&want, cases[i][1]);
+        assert_int_equal(logged.len, want.len);
+        assert_memory_equal(buf_head(&logged), buf_head(&want), want.len);
+        put(&tail, cases[i][2]);
+        tail.start += 4; /* without its header */
+        tail.len -= 4;
+        assert_true(sent.len > tail.len);
+        assert_memory_equal(buf_head(&sent) + sent.len - tail.len, buf_head(&tail), tail.len);
+        assert_non_null(memmem(buf_head(&sent), sent.len, "$4\r\nEVAL\r\n", 10));
+        tail.start -= 4;
+        buf_free(&logged);
+        buf_free(&sent);
+        buf_free(&want);
+        buf_free(&tail);
+    }
+    for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
+        if (canon_wants_id(xadd, words(&w, not [i])))
+            fail_msg("%s", not [i]);
+    assert_false(canon_wants_id(0, words(&w, "XADD x * f v")));
+    assert_false(canon_wants_id(canon_find("set"), words(&w, "SET x *")));
+}
+
+static void ids_rise(void **state)
+{
+    struct stream_ids *t = calloc(1, sizeof *t);
+    struct stream_id id;
+
+    (void)state;
+    id = stream_ids_next(t, 5, 100);
+    assert_true(id.ms == 100 && id.seq == 0);
+    id = stream_ids_next(t, 5, 100);
+    assert_true(id.ms == 100 && id.seq == 1);
+    id = stream_ids_next(t, 5, 90); /* the clock went back */
+    assert_true(id.ms == 100 && id.seq == 2);
+    id = stream_ids_next(t, 6, 90); /* another stream */
+    assert_true(id.ms == 90 && id.seq == 0);
+    id = stream_ids_next(t, 5, 101);
+    assert_true(id.ms == 101 && id.seq == 0);
+    id = stream_ids_next(t, 5 + STREAM_IDS_MAX, 101); /* takes 5's place, nothing of its ids */
+    assert_true(id.ms == 101 && id.seq == 0);
+    id = stream_ids_next(t, 5, 101);
+    assert_true(id.ms == 101 && id.seq == 0);
+    t->at[7].key = 7;
+    t->at[7].last = (struct stream_id){200, UINT64_MAX};
+    id = stream_ids_next(t, 7, 100);
+    assert_true(id.ms == 201 && id.seq == 0);
+    id = stream_ids_next(t, 0, 100); /* a hash of 0 is a key, too */
+    assert_true(id.ms == 100 && id.seq == 0);
+    id = stream_ids_next(t, 0, 100);
+    assert_true(id.ms == 100 && id.seq == 1);
+    free(t);
+}
+
+static void versions(void **state)
+{
+    uint16_t set = canon_find("set"), getdel = canon_find("getdel"), hash = canon_find("hincrbyfloat");
+    struct buf out = {0};
+    struct words w;
+
+    (void)state;
+    assert_int_equal(canon_version("8.1.3"), 801);
+    assert_int_equal(canon_version("10.0.0-rc1"), 1000);
+    assert_int_equal(canon_version("unstable"), 0);
+    assert_true(canon_tried(800) && canon_tried(801) && canon_tried(901) && !canon_tried(900) && !canon_tried(0));
+    assert_int_equal(canon_for(0, 801), 0);
+    assert_int_equal(canon_for(set, 801), set);
+    assert_int_equal(canon_for(getdel, 901), getdel);
+    assert_int_equal(canon_for(getdel, 902), 0);
+    assert_int_equal(canon_for(getdel, 0), 0);
+    assert_int_equal(canon_for(hash, 801), hash);
+    assert_int_equal(canon_for(hash, 901), 0);
+    assert_int_equal(canon_for(canon_find("incr"), 902), canon_find("incr"));
+    set = canon_for(set, 902);
+    assert_int_equal(canon_intent(set, words(&w, "SET k v XX"), now_ms, &out), CANON_SAME);
+    assert_int_equal(canon_intent(set, words(&w, "SET k v GET"), now_ms, &out), CANON_NO);
+    assert_false(canon_effect_belongs(set, words(&w, "SET k v GET"), words(&w, "SET k v")));
+    buf_free(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names),   cmocka_unit_test(same),    cmocka_unit_test(rewritten),
-        cmocka_unit_test(refused), cmocka_unit_test(belongs),
+        cmocka_unit_test(names),    cmocka_unit_test(same),     cmocka_unit_test(rewritten),
+        cmocka_unit_test(refused),  cmocka_unit_test(belongs),  cmocka_unit_test(chosen_ids),
+        cmocka_unit_test(ids_rise), cmocka_unit_test(versions),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

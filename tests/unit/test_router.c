@@ -120,11 +120,11 @@ static void reads_share_lanes(void **state)
 
 static void writes_go_by_mode(void **state)
 {
-    static const char *const replayable[] = {"SET k v",   "INCR k",     "DEL a b",
-                                             "LPUSH l x", "HSET h f v", "EXPIRE k 10"};
+    static const char *const replayable[] = {"SET k v",    "INCR k",      "DEL a b",        "LPUSH l x",
+                                             "HSET h f v", "EXPIRE k 10", "SORT l STORE d", "XADD x * f v"};
     static const char *const captured[] = {
-        "SPOP s",          "EVAL x 1 k",    "FCALL f 0",      "PFCOUNT p",
-        "FLUSHALL",        "SWAPDB 0 1",    "SORT l STORE d", "XREADGROUP GROUP g c STREAMS x >",
+        "SPOP s",          "EVAL x 1 k",    "FCALL f 0",   "PFCOUNT p",
+        "FLUSHALL",        "SWAPDB 0 1",    "PFCOUNT p q", "XREADGROUP GROUP g c STREAMS x >",
         "FUNCTION LOAD x", "FUNCTION FLUSH"};
 
     (void)state;
