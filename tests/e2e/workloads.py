@@ -341,7 +341,7 @@ class Consumers:
     def acknowledge(self, c):
         me = f"c{c.number}"
         mine = self.in_hand.get(me)
-        if not mine:
+        if not mine or c.client is None:  # take() may have lost the connection
             return
         some = [mine.pop() for _ in range(min(len(mine), c.r.randint(1, 3)))]
         _, _, what, reply = c.ask("XACK", self.key, "g", *some)
