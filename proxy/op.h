@@ -43,7 +43,7 @@ struct op {
     uint16_t canon; /* entry in the replayable table (OP_WRITE) */
     struct keyset keys;
     struct buf request; /* canonical RESP, for those that wait before they are sent */
-    struct buf sent;    /* what Valkey gets in its place: a transaction with its reads, XADD as a script; empty = request */
+    struct buf sent;    /* what Valkey gets in its place: a transaction with its reads, an XADD script; else empty */
     uint32_t more;      /* replies before the one that is the answer: a transaction's +OK and +QUEUED */
     struct buf refusal; /* the first of those that is an error: why EXEC fails */
     bool unit;          /* OP_WRITE: request is MULTI ... EXEC, and so is its effect */
