@@ -36,14 +36,15 @@ static void transfer_end(struct log *l, bool ok, const char *why)
         t.done(t.arg, ok, why);
 }
 
-static bool fits(struct log *l, const struct member *m, bool cold)
+/* May it lead: the one of this name, or ("") any with a warm Valkey; cold: with any. */
+static bool fits(struct log *l, const struct member *m, const char *name, bool cold)
 {
     const struct known *k = known_by_id(l, m->id);
 
     if (m->id == l->self.id || m->role != MEMBER_VOTER || k == NULL || !k->up ||
-        (l->transfer.name[0] && strcmp(m->name, l->transfer.name) != 0))
+        (name[0] && strcmp(m->name, name) != 0))
         return false;
-    if (l->transfer.name[0])
+    if (name[0])
         return true;
     if (cold)
         return !m->log_only;
@@ -51,7 +52,7 @@ static bool fits(struct log *l, const struct member *m, bool cold)
 }
 
 /* Who has a warm Valkey and has everything; after a while, who has any Valkey and everything. */
-static uint64_t best(struct log *l, bool cold)
+static uint64_t best(struct log *l, const char *name, bool cold)
 {
     const struct members *m = consensus_members(l->raft);
     uint64_t id = 0, fed = 0;
@@ -59,7 +60,7 @@ static uint64_t best(struct log *l, bool cold)
     for (size_t i = 0; i < m->count; i++) {
         const struct known *k = known_by_id(l, m->at[i].id);
 
-        if (!fits(l, &m->at[i], cold) || consensus_match(l->raft, m->at[i].id) != consensus_last(l->raft))
+        if (!fits(l, &m->at[i], name, cold) || consensus_match(l->raft, m->at[i].id) != consensus_last(l->raft))
             continue;
         if (id == 0 || k->state.fed_index > fed) {
             id = m->at[i].id;
@@ -90,7 +91,7 @@ static void transfer_tick(struct log *l)
         transfer_end(l, false, "no member that has everything took over in time");
         return;
     }
-    t->target = best(l, t->cold && now + TRANSFER_COLD_MS >= t->deadline_ms);
+    t->target = best(l, t->name, t->cold && now + TRANSFER_COLD_MS >= t->deadline_ms);
     if (t->target != 0)
         t->sent = consensus_transfer(l->raft, t->target) == CONSENSUS_OK;
 }
@@ -106,7 +107,7 @@ static void yield_tick(struct log *l)
         consensus_commit(l->raft) < l->lead_index || consensus_transferring(l->raft))
         return;
     l->yield_again_ms = now + YIELD_MS;
-    target = best(l, true);
+    target = best(l, "", true);
     if (target == 0 || consensus_transfer(l->raft, target) != CONSENSUS_OK)
         return;
     diag_log(l->diag, DIAG_WARNING, "This node was elected, but cannot write its log: another one is to lead");
@@ -115,13 +116,10 @@ static void yield_tick(struct log *l)
 bool log_may_transfer(struct log *l, const char *name, const char **why)
 {
     const struct members *m = l->raft != NULL ? consensus_members(l->raft) : &l->configured;
-    struct transfer before = l->transfer;
     bool found = false;
 
-    (void)snprintf(l->transfer.name, sizeof l->transfer.name, "%s", name != NULL ? name : "");
     for (size_t i = 0; i < m->count; i++)
-        found = found || fits(l, &m->at[i], false);
-    l->transfer = before;
+        found = found || fits(l, &m->at[i], name != NULL ? name : "", false);
     *why = name != NULL && name[0] ? "that member is not connected, or no voter"
                                    : "no other member that is connected has a warm Valkey";
     return found;

@@ -70,6 +70,10 @@ class Power:
         self.under = os.path.realpath(data_dir)
         self.library = built("power.c", "libpower.so", "-ldl")
 
+    def unsynced(self):
+        """Whether something is written and not synced, of a process that is stopped."""
+        return any(file.stat().st_size for file in self.undo.iterdir())
+
     def fail(self):
         """To be called when the process is dead; how many writes were undone."""
         count = 0
@@ -368,6 +372,21 @@ class Group:
         """kill9_zone, and the disk forgets what was not synced. How many writes that were."""
         self.kill9_zone(name)
         return self[name].power.fail()
+
+    def pause_unsynced(self, name):
+        """Pauses it at a moment at which its disk has not yet all that it was given."""
+        m = self[name]
+
+        def caught():
+            m.pause()
+            stats = pathlib.Path(f"/proc/{m.pid}/task")
+            wait_until(lambda: all((t / "stat").read_text().rsplit(")", 1)[1].split()[0] in "Tt" for t in stats.iterdir()), 5, "it stands",
+                       every=0.001)
+            if m.power.unsynced():
+                return True
+            m.resume()
+            return False
+        wait_until(caught, 20, f"{m.name} writes", every=0.003)
 
     def pause(self, name):
         self[name].pause()

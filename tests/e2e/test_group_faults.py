@@ -481,9 +481,11 @@ def test_acknowledged_means_on_disk(rig):
         n2 = g.leader(besides=[n1])
         n3 = g.others(n1, n2)[0]
         writer.wait_for(300 if SANITIZED else 1000, 60)
-        n3.disk.set("slow-sync 30")  # there is always something not synced
+        n3.disk.set("slow-sync 30")
         writer.wait_for(20)
+        g.pause_unsynced(n3)
         dropped = g.power_fail(n3)
+        assert dropped, "there was something to lose"
         g.pause(n2)
         n3.disk.set("")
         g.resume(n1)
