@@ -37,13 +37,22 @@ enum output_class {
     OUTPUT_CLASSES
 }; /* "replica"/"slave" is accepted and kept, unused */
 
+enum tls_auth_clients { TLS_AUTH_NO, TLS_AUTH_OPTIONAL, TLS_AUTH_YES };
+
 enum { CONFIG_TEXT_MAX = 256, CONFIG_BIND_MAX = 16, CONFIG_MEMBERS_MAX = 9 };
 
 struct config {
     char bind[CONFIG_BIND_MAX][CONFIG_TEXT_MAX]; /* default: "127.0.0.1" "-::1" ('-': may be missing, as in Valkey) */
     size_t bind_count;
-    int port;        /* 6379; 0 = no TCP */
-    int reader_port; /* 0 = none */
+    int port;                      /* 6379; 0 = no TCP */
+    int reader_port;               /* 0 = none */
+    int tls_port, tls_reader_port; /* the same through TLS; 0 = none */
+    char tls_cert_file[CONFIG_TEXT_MAX], tls_key_file[CONFIG_TEXT_MAX], tls_ca_cert_file[CONFIG_TEXT_MAX],
+        tls_ca_cert_dir[CONFIG_TEXT_MAX];    /* all of tls_* from here on: runtime */
+    char tls_key_file_pass[CONFIG_TEXT_MAX]; /* sensitive */
+    enum tls_auth_clients tls_auth_clients;  /* yes */
+    char tls_protocols[CONFIG_TEXT_MAX], tls_ciphers[CONFIG_TEXT_MAX], tls_ciphersuites[CONFIG_TEXT_MAX];
+    bool tls_prefer_server_ciphers;
     char unixsocket[CONFIG_TEXT_MAX];
     int unixsocketperm;   /* octal, 0 = leave */
     int tcp_backlog;      /* 511 */
@@ -60,10 +69,14 @@ struct config {
 
     char valkey[CONFIG_TEXT_MAX]; /* host:port, a socket's path, or "none"; default 127.0.0.1:6380 */
     char valkey_user[CONFIG_TEXT_MAX], valkey_password[CONFIG_TEXT_MAX]; /* password: sensitive */
-    bool valkey_spawn;                   /* start and supervise our own valkey-server in data-dir */
-    char valkey_server[CONFIG_TEXT_MAX]; /* program for valkey-spawn: valkey-server */
-    unsigned guards_allowed;             /* allow-guarded-commands: enum guard, or-ed */
-    int valkey_timeout_ms;               /* 10000: no answer for so long = hung */
+    bool valkey_tls;
+    char valkey_tls_cert_file[CONFIG_TEXT_MAX], valkey_tls_key_file[CONFIG_TEXT_MAX],
+        valkey_tls_ca_cert_file[CONFIG_TEXT_MAX];
+    char valkey_tls_server_name[CONFIG_TEXT_MAX]; /* "" = the host of `valkey`, "none" = any name will do */
+    bool valkey_spawn;                            /* start and supervise our own valkey-server in data-dir */
+    char valkey_server[CONFIG_TEXT_MAX];          /* program for valkey-spawn: valkey-server */
+    unsigned guards_allowed;                      /* allow-guarded-commands: enum guard, or-ed */
+    int valkey_timeout_ms;                        /* 10000: no answer for so long = hung */
 
     char data_dir[CONFIG_TEXT_MAX];   /* default: ./holdfast-data */
     char node[CONFIG_TEXT_MAX];       /* default: node-1 */
@@ -100,6 +113,10 @@ void config_defaults(struct config *c);
  * (*** FATAL CONFIG FILE ERROR (Version x) *** / Reading the configuration file, at line N / >>> 'line' / reason) to
  * err and returns false. */
 bool config_load(struct config *c, int argc, char **argv, struct buf *err);
+
+/* What the settings of TLS contradict of each other; false with a reason. */
+bool config_tls_check(const struct config *c, char *why, size_t why_size);
+bool config_tls_listens(const struct config *c); /* on a port of TLS */
 
 bool config_name_ok(const char *text); /* of a node, a zone, a group: 1 to 64 letters, digits, '.', '_', '-' */
 /* valkey none: this node keeps the log and has no Valkey. */

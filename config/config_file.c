@@ -35,7 +35,7 @@ static void fatal(const struct reading *r, const char *file, int line, const cha
     else
         buf_printf(r->err, "Reading the command line\n");
     /* A secret is not repeated in a message that ends up in a journal. */
-    buf_printf(r->err, ">>> '%s'\n%s\n", strcasestr(text, "password") != NULL ? "(a line with a password)" : text,
+    buf_printf(r->err, ">>> '%s'\n%s\n", strcasestr(text, "pass") != NULL ? "(a line with a password)" : text,
                why);
 }
 
@@ -204,8 +204,13 @@ static int read_option(struct reading *r, int argc, char **argv, int i)
 static bool agrees(const struct config *c, struct buf *err)
 {
     struct buf why = {0};
+    char text[WHY_MAX];
     bool ok = config_members_check(c, &why);
 
+    if (ok && !config_tls_check(c, text, sizeof text)) {
+        buf_text(&why, text);
+        ok = false;
+    }
     if (!ok)
         buf_printf(err, "\n*** FATAL CONFIG FILE ERROR (Version %s) ***\n%.*s\n", HOLDFAST_VERSION, (int)why.len,
                    (const char *)buf_head(&why));
@@ -240,7 +245,7 @@ bool config_read_all(struct config *c, int argc, char **argv, struct buf *err)
         i = read_option(&r, argc, argv, i);
     if (i < 0)
         return false;
-    if ((c->port == 0 || c->bind_count == 0) && c->unixsocket[0] == '\0') {
+    if (((c->port == 0 && c->tls_port == 0) || c->bind_count == 0) && c->unixsocket[0] == '\0') {
         buf_printf(err, "Configured to not listen anywhere, exiting.\n");
         return false;
     }

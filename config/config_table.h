@@ -21,6 +21,7 @@ enum setting_kind {
     KIND_MEMBER, /* each one given is added */
 };
 enum setting_flags { SETTING_RUNTIME = 1, SETTING_SENSITIVE = 2 };
+enum { SETTING_ALSO_ON_OFF = 1 }; /* max of a KIND_BOOL that takes on and off, too */
 
 struct setting_word {
     const char *word;
@@ -41,6 +42,8 @@ enum { SETTING_ARGS_MAX = 64, SETTING_VALUE_MAX = CONFIG_BIND_MAX * (CONFIG_TEXT
 
 const struct setting *setting_at(size_t i);           /* NULL past the last */
 const struct setting *setting_find(const char *name); /* without case; NULL if there is none */
+
+/* config_values.c */
 bool setting_takes_several(const struct setting *s);
 /* Sets the field. false with a reason in Valkey's words; c is then unchanged. */
 bool setting_parse(const struct setting *s, struct config *c, int argc, char *const *argv, char *why,
@@ -54,6 +57,8 @@ bool config_host_port_ok(const char *text); /* something, a colon, a port */
 bool config_members_parse(struct config *c, int argc, char *const *argv, char *why, size_t why_size);
 void config_members_show(const struct config *c, char *out, size_t out_size);
 bool config_members_check(const struct config *c, struct buf *why);
+
+bool config_tls_protocols_ok(const char *text, char *why, size_t why_size); /* config_tls.c */
 
 /* config_file.c. `from` names the place for messages. */
 bool config_read_all(struct config *c, int argc, char **argv, struct buf *err);

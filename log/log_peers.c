@@ -287,7 +287,8 @@ static bool load_tls(struct log *l, char *why, size_t why_size)
                              .key_file = t->key_file,
                              .ca_file = t->ca_file,
                              .peer_must_prove = true,
-                             .tls13_only = true};
+                             .versions = TLS_VERSION_13,
+                             .prefer_server_ciphers = true};
 
     if (t->cert_file == NULL || t->cert_file[0] == '\0')
         return true;

@@ -313,7 +313,7 @@ struct backend *backend_new(struct loop *l, const struct diag *d, const struct b
     b->proto = 2;
     (void)snprintf(b->expected, sizeof b->expected, "%s", s->run_id != NULL ? s->run_id : "");
     b->splitter = resp_splitter_new();
-    b->stream = stream_connect(l, s->address, &stream_callbacks, b, b->why, sizeof b->why);
+    b->stream = stream_connect_either(l, s->address, s->tls, &stream_callbacks, b, b->why, sizeof b->why);
     if (b->stream == NULL) { /* told on the next turn, so that closed() never comes from inside this call */
         b->failure = loop_timer_new(l, on_failure_timer, b);
         loop_timer_once(b->failure, 0);

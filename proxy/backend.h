@@ -18,10 +18,12 @@ struct backend;
 struct buf;
 struct diag;
 struct loop;
+struct tls;
 
 struct backend_settings {
     const char *address, *user, *password; /* borrowed during backend_new() only */
     const char *name;                      /* CLIENT SETNAME; no spaces */
+    struct tls *tls;                       /* NULL: plain */
     const char *run_id;                    /* expected; "" = any */
     bool as_user;
 };

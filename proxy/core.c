@@ -3,6 +3,7 @@
  *     messages of the worker ─▶ facts ─▶ decisions ─▶ a marker, if one is wanted ─▶ cut ─▶ log_flush
  *
  * so that all writes that arrived together share one commit, one write to Valkey and one marker. */
+#include "proxy/certs.h"
 #include "proxy/core_internal.h"
 
 #include <stdio.h>
@@ -424,7 +425,7 @@ struct core *core_new(struct loop *l, const struct diag *d, const struct core_se
     c->marker_timer = loop_timer_new(l, lane_on_marker_retry, c);
     c->tick = loop_timer_new(l, on_tick, c);
     loop_timer_every(c->tick, CORE_TICK_MS);
-    c->node = node_new(l, d, s->config, c->log, &core_node_events, c);
+    c->node = node_new(l, d, s->config, s->certs, c->log, &core_node_events, c);
     loop_add_hook(l, on_turn, c);
     if (!log_alone(c->log))
         node_play(c->node, NODE_UNDECIDED);
@@ -443,6 +444,8 @@ void core_drain(struct core *c, uint64_t timeout_ms, void (*done)(void *arg), vo
 void core_reconfigure(struct core *c)
 {
     log_reload_tls(c->log);
+    if (c->set.certs != NULL)
+        certs_reload(c->set.certs, c->config);
 }
 
 void core_free(struct core *c)

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct certs;
 struct config;
 struct core;
 struct diag;
@@ -26,6 +27,7 @@ struct stream;
 
 struct core_settings {
     struct config *config;
+    struct certs *certs; /* NULL: no TLS */
     const char *valkey_address;
     struct gate *gate;
     struct queue *to_core, *to_worker;

@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "proxy/argv.h"
+#include "proxy/certs.h"
 #include "proxy/core_internal.h"
 
 static char marker_cookie; /* its address stands for "the reply to a marker" */
@@ -126,6 +127,7 @@ void lane_connect(struct core *c)
     struct backend_settings s = {.address = c->set.valkey_address,
                                  .user = c->config->valkey_user,
                                  .password = c->config->valkey_password,
+                                 .tls = certs_valkey(c->set.certs),
                                  .name = name,
                                  .run_id = c->identity->run_id};
 

@@ -21,6 +21,7 @@ struct feed;
 struct log;
 struct loop;
 struct replay_facts;
+struct tls;
 
 /* A Valkey that was a primary: at this offset of its own stream its state is the log's up to the end of an entry. */
 struct feed_proof {
@@ -32,6 +33,7 @@ struct feed_settings {
     const char *run_id;              /* of the Valkey that is to come */
     struct checkpoints *checkpoints; /* borrowed. NULL: for one rebuild; no partial sync, a break is the end */
     const struct feed_proof *proof;  /* NULL: none */
+    struct tls *tls;                 /* for a Valkey that dials with TLS (tls-replication); NULL: plain only */
 };
 struct feed_events {                                             /* all but closed() may be NULL */
     void (*progress)(void *arg, double done, uint64_t commands); /* now and then */

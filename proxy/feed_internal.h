@@ -52,7 +52,7 @@ struct feed {
     char run_id[48];
     struct feed_proof proof;
     uint64_t tries; /* intents sent that Valkey may refuse */
-    bool choked; /* the pump waits until Valkey has taken what was sent */
+    bool choked;    /* the pump waits until Valkey has taken what was sent */
     bool has_proof, full_next;
     char why[FEED_WHY_BYTES_MAX];
 
@@ -62,6 +62,9 @@ struct feed {
     char password[FEED_PASSWORD_BYTES + 1], replid[48];
     struct stream *stream;
     bool authenticated;
+    struct tls *tls;
+    bool greeted;    /* its first bytes were in order */
+    bool complained; /* of a handshake that failed */
     uint64_t accepted_ms, waiting_ms, active_ms;
     struct loop_timer *tick, *pump;
     struct resp_limits limits;

@@ -1,5 +1,6 @@
-/* The feed's connection. A stranger may find the port first. It has to know the password; as long as nobody has said
- * it, a newcomer takes the place of one who has been silent for GREETING_MS_MAX.
+/* The feed's connection, plain or TLS, as Valkey dials (its tls-replication). A stranger may find the port first. It
+ * has to know the password; as long as nobody has said it, a newcomer takes the place of one who has been silent for
+ * GREETING_MS_MAX.
  *
  * What PSYNC is answered, in order:
  *   our id, and the offset at which our own replay stands     +CONTINUE at once
@@ -245,6 +246,11 @@ static void on_closed(void *arg, const char *why)
 {
     struct feed *f = arg;
 
+    if (!f->authenticated && !f->greeted && f->state == FEED_GREETING && !f->complained) {
+        f->complained = true;
+        diag_log(f->diag, DIAG_WARNING, "Feed: a connection, which may have been Valkey's, did not come about: %s",
+                 why);
+    }
     if (f->state == FEED_COMPLETE || !f->authenticated) { /* it was promoted; a stranger */
         feed_drop_stream(f);
         if (f->state == FEED_GREETING)
@@ -263,7 +269,13 @@ static void on_sent(void *arg)
         loop_timer_once(f->pump, 0); /* not without need: looking for more makes the stream say `sent` again */
 }
 
-static const struct stream_events stream_callbacks = {.data = on_data, .closed = on_closed, .sent = on_sent};
+static void on_connected(void *arg)
+{
+    ((struct feed *)arg)->greeted = true;
+}
+
+static const struct stream_events stream_callbacks = {
+    .data = on_data, .closed = on_closed, .connected = on_connected, .sent = on_sent};
 
 /* ---- the port ---- */
 
@@ -282,7 +294,8 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     }
     if (f->stream != NULL)
         feed_drop_stream(f);
-    f->stream = stream_accepted(f->loop, fd, &stream_callbacks, f);
+    f->stream = stream_accepted_either(f->loop, fd, f->tls, &stream_callbacks, f);
+    f->greeted = false;
     f->accepted_ms = now;
     f->active_ms = now;
     f->state = FEED_GREETING;

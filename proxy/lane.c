@@ -13,6 +13,7 @@
 
 #include "log/base/loop.h"
 #include "proxy/backend.h"
+#include "proxy/certs.h"
 #include "proxy/session.h"
 #include "proxy/worker_state.h"
 
@@ -122,6 +123,7 @@ static void lane_open(struct lane *l)
     struct backend_settings s = {.address = w->set.valkey_address,
                                  .user = w->config->valkey_user,
                                  .password = w->config->valkey_password,
+                                 .tls = certs_valkey(w->set.certs),
                                  .name = l->name,
                                  .run_id = w->identity->run_id};
 

@@ -23,6 +23,15 @@ void client_address(const struct session *s, char *out, size_t size)
         (void)snprintf(out, size, "%s:0", s->worker->config->unixsocket);
 }
 
+static int local_port(const struct session *s)
+{
+    const struct config *c = s->worker->config;
+
+    if (s->through == NULL && stream_is_tls(s->stream))
+        return s->reader ? c->tls_reader_port : c->tls_port;
+    return s->reader ? c->reader_port : c->port;
+}
+
 void client_local_address(const struct session *s, char *out, size_t size)
 {
     char ip[CLIENT_IP_BYTES];
@@ -30,8 +39,7 @@ void client_local_address(const struct session *s, char *out, size_t size)
     if (s->unix_socket || !stream_local_address(s->stream, ip, sizeof ip))
         (void)snprintf(out, size, "%s:0", s->worker->config->unixsocket);
     else
-        (void)snprintf(out, size, strchr(ip, ':') != NULL ? "[%s]:%d" : "%s:%d", ip,
-                       s->reader ? s->worker->config->reader_port : s->worker->config->port);
+        (void)snprintf(out, size, strchr(ip, ':') != NULL ? "[%s]:%d" : "%s:%d", ip, local_port(s));
 }
 
 bool client_is_pubsub(const struct session *s)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "proxy/certs.h"
 #include "proxy/local.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
@@ -179,6 +180,12 @@ static enum dispatch set_failed(struct session *s, const char *name, const char 
     return local_error(s, text);
 }
 
+/* As in Valkey, a file's name that is the same again has the file read again. */
+static bool is_of_tls(const char *name)
+{
+    return strncasecmp(name, "tls-", 4) == 0 || strncasecmp(name, "valkey-tls-", 11) == 0;
+}
+
 static bool is_mode(const char *name)
 {
     return strcasecmp(name, "durability") == 0;
@@ -190,7 +197,7 @@ static bool apply(struct worker *w, const struct buf *ours, enum durability *mod
     const char *at = buf_head(ours), *value;
     struct config *trial = must_calloc(1, sizeof *trial);
     size_t left = ours->len, n;
-    bool has_mode = false;
+    bool has_mode = false, certificates = false;
     char why[256];
 
     *trial = *w->config;
@@ -201,11 +208,14 @@ static bool apply(struct worker *w, const struct buf *ours, enum durability *mod
         if (!config_set(is_mode(at) ? trial : w->config, at, value, true, why, sizeof why))
             diag_log(w->diag, DIAG_WARNING, "CONFIG SET %s: %s", at, why); /* it was tried on a copy: cannot be */
         has_mode = has_mode || is_mode(at);
+        certificates = certificates || is_of_tls(at);
         left -= n;
         at += n;
     }
     *mode = trial->durability;
     free(trial);
+    if (certificates && w->set.certs != NULL)
+        certs_reload(w->set.certs, w->config);
     worker_reconfigure(w);
     return has_mode;
 }
@@ -264,7 +274,7 @@ static bool sort_pairs(struct session *s, const struct argv *a, struct buf *ours
 {
     struct config *trial = must_calloc(1, sizeof *trial);
     char name[NAME_BYTES], value[VALUE_BYTES], why[256];
-    bool ok = true;
+    bool ok = true, certificates = false;
 
     *trial = *s->worker->config;
     for (size_t i = 2; ok && i < a->count; i += 2) {
@@ -284,6 +294,7 @@ static bool sort_pairs(struct session *s, const struct argv *a, struct buf *ours
                 (void)set_failed(s, name, why);
                 ok = false;
             }
+            certificates = certificates || is_of_tls(name);
             buf_append(ours, name, strlen(name) + 1);
             buf_append(ours, value, plain ? strlen(value) + 1 : 0);
         } else if ((no = objection(s->worker, name, plain ? value : "")) != NULL) {
@@ -294,6 +305,11 @@ static bool sort_pairs(struct session *s, const struct argv *a, struct buf *ours
             argv_bulk(theirs, argv_at(a, i + 1), argv_len(a, i + 1));
             *count += 2;
         }
+    }
+    if (ok && certificates && (!config_tls_check(trial, why, sizeof why) || !certs_try(trial, why, sizeof why))) {
+        (void)snprintf(value, sizeof value, "Unable to update TLS configuration: %s", why);
+        (void)set_failed(s, name, value);
+        ok = false;
     }
     free(trial);
     return ok;

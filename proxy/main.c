@@ -2,7 +2,7 @@
  * signals.
  *
  *   SIGTERM, SIGINT   drain: finish what is in flight, make it durable, leave (a second SIGINT: leave at once)
- *   SIGHUP            load the settings again, take over what can change
+ *   SIGHUP            load the settings and the certificates again, take over what can change
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -22,6 +22,7 @@
 #include "log/base/notify.h"
 #include "log/base/stream.h"
 #include "proxy/admin.h"
+#include "proxy/certs.h"
 #include "proxy/core.h"
 #include "proxy/core_admin.h"
 #include "proxy/ctl.h"
@@ -40,6 +41,7 @@ struct holdfast {
     struct core *core;
     struct worker *worker;
     struct admin *admin;
+    struct certs *certs;
     struct status status;
     char valkey_address[CONFIG_TEXT_MAX + 32];
     struct event *signals[3];
@@ -197,10 +199,21 @@ static bool make_data_dir(struct holdfast *h)
     return true;
 }
 
+static bool read_certificates(struct holdfast *h)
+{
+    char why[256] = "";
+
+    h->certs = certs_new(&h->diag, &h->config, why, sizeof why);
+    if (h->certs == NULL)
+        diag_log(&h->diag, DIAG_WARNING, "%s", why);
+    return h->certs != NULL;
+}
+
 static bool start(struct holdfast *h)
 {
     char why[256] = "";
     struct core_settings core = {.config = &h->config,
+                                 .certs = h->certs,
                                  .valkey_address = h->valkey_address,
                                  .gate = &h->gate,
                                  .to_core = &h->to_core,
@@ -209,6 +222,7 @@ static bool start(struct holdfast *h)
                                  .relayed = on_relayed,
                                  .arg = h};
     struct worker_settings worker = {.config = &h->config,
+                                     .certs = h->certs,
                                      .valkey_address = h->valkey_address,
                                      .gate = &h->gate,
                                      .to_core = &h->to_core,
@@ -263,6 +277,7 @@ static void finish(struct holdfast *h)
         core_free(h->core);
     if (h->admin != NULL) /* last: the core has told it how its actions ended */
         admin_free(h->admin);
+    certs_free(h->certs);
     while (queue_pop(&h->to_worker, &m))
         if (m.kind == TO_WORKER_SHUT)
             free(m.pointer);
@@ -311,7 +326,7 @@ int main(int argc, char **argv)
     raise_file_limit(&h);
     watch_signals(&h);
     loop_add_hook(h.loop, on_turn, &h);
-    rc = make_data_dir(&h) && start(&h) ? 0 : 1;
+    rc = make_data_dir(&h) && read_certificates(&h) && start(&h) ? 0 : 1;
     if (rc == 0) {
         (void)notify_supervisor("READY=1\nSTATUS=listening\n");
         loop_run(h.loop);

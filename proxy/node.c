@@ -176,8 +176,8 @@ void node_committed(struct node *n, uint64_t index)
 void node_log_moved(struct node *n, uint64_t from, uint64_t to)
 {
     struct node_snapshot *s = &n->snapshot;
-    uint64_t *const noted[] = {&n->wait_index, &n->attach_index,  &n->rebuild.settled, &s->mark.index,
-                               &s->mark.log_from, &s->reminder, &s->truncate_after};
+    uint64_t *const noted[] = {&n->wait_index,    &n->attach_index, &n->rebuild.settled, &s->mark.index,
+                               &s->mark.log_from, &s->reminder,     &s->truncate_after};
 
     for (size_t i = 0; i < sizeof noted / sizeof *noted; i++)
         if (*noted[i] >= from)
@@ -263,8 +263,8 @@ void node_play(struct node *n, enum node_part part)
 
 /* ---- the door ---- */
 
-struct node *node_new(struct loop *l, const struct diag *d, const struct config *c, struct log *log,
-                      const struct node_events *events, void *arg)
+struct node *node_new(struct loop *l, const struct diag *d, const struct config *c, const struct certs *certs,
+                      struct log *log, const struct node_events *events, void *arg)
 {
     struct node *n = must_calloc(1, sizeof *n);
     struct snapshot_mark mark;
@@ -273,6 +273,7 @@ struct node *node_new(struct loop *l, const struct diag *d, const struct config 
     n->loop = l;
     n->diag = d;
     n->config = c;
+    n->certs = certs;
     n->log = log;
     n->events = events;
     n->arg = arg;

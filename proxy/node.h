@@ -28,6 +28,7 @@
 #include "proxy/tap.h"
 
 struct backend;
+struct certs;
 struct config;
 struct diag;
 struct loop;
@@ -79,8 +80,9 @@ struct node_events {
     bool (*clean)(void *arg, uint64_t offset, uint64_t *index);
 };
 
-struct node *node_new(struct loop *l, const struct diag *d, const struct config *c, struct log *log,
-                      const struct node_events *events, void *arg);
+/* certs NULL: no TLS. */
+struct node *node_new(struct loop *l, const struct diag *d, const struct config *c, const struct certs *certs,
+                      struct log *log, const struct node_events *events, void *arg);
 void node_start(struct node *n); /* with NODE_LEADS as its part, unless node_play() said otherwise before */
 /* Which part to play from now on; the same part again changes nothing. Falling from NODE_LEADS tells detached(). */
 void node_play(struct node *n, enum node_part part);

@@ -15,6 +15,7 @@
 #include "config/config.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "proxy/certs.h"
 #include "proxy/feed_checkpoint.h"
 #include "proxy/node_internal.h"
 #include "proxy/tap.h"
@@ -179,6 +180,7 @@ void node_open_tap(struct node *n, const char *replid, uint64_t offset, uint32_t
     struct tap_settings s = {.address = node_address(n),
                              .user = n->config->valkey_user,
                              .password = n->config->valkey_password,
+                             .tls = certs_valkey(n->certs),
                              .replid = replid,
                              .offset = offset,
                              .db = db};

@@ -11,6 +11,7 @@
 #include "log/base/loop.h"
 #include "proxy/argv.h"
 #include "proxy/backend.h"
+#include "proxy/certs.h"
 #include "proxy/node_internal.h"
 #include "proxy/spawn.h"
 
@@ -79,6 +80,7 @@ void node_connect(struct node *n)
     struct backend_settings s = {.address = node_address(n),
                                  .user = n->config->valkey_user,
                                  .password = n->config->valkey_password,
+                                 .tls = certs_valkey(n->certs),
                                  .name = name,
                                  .run_id = ""};
 

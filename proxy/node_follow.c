@@ -22,6 +22,7 @@
 #include "log/base/diag.h"
 #include "log/base/loop.h"
 #include "proxy/backend.h"
+#include "proxy/certs.h"
 #include "proxy/feed.h"
 #include "proxy/feed_checkpoint.h"
 #include "proxy/node_internal.h"
@@ -288,7 +289,11 @@ static void on_told(void *arg, const char *reply, size_t size)
 void node_follow_on(struct node *n, const struct feed_proof *proof)
 {
     const char *ip = backend_local_ip(n->control);
-    struct feed_settings s = {.ip = ip, .run_id = n->valkey.run_id, .checkpoints = n->checkpoints, .proof = proof};
+    struct feed_settings s = {.ip = ip,
+                              .run_id = n->valkey.run_id,
+                              .checkpoints = n->checkpoints,
+                              .proof = proof,
+                              .tls = certs_feed(n->certs)};
     char why[NODE_WHY_BYTES_MAX] = "";
 
     if (n->state != NODE_FEEDING)

@@ -71,6 +71,7 @@ struct node {
     struct loop *loop;
     const struct diag *diag;
     const struct config *config;
+    const struct certs *certs;
     struct log *log;
     const struct node_events *events;
     void *arg;

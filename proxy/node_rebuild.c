@@ -17,6 +17,7 @@
 #include "log/base/diag.h"
 #include "log/base/loop.h"
 #include "proxy/backend.h"
+#include "proxy/certs.h"
 #include "proxy/feed.h"
 #include "proxy/node_internal.h"
 
@@ -79,7 +80,7 @@ void node_replicate(struct node *n, const char *ip, node_reply_fn *replied)
 static void begin_feed(struct node *n)
 {
     const char *ip = backend_local_ip(n->control);
-    struct feed_settings s = {.ip = ip, .run_id = n->valkey.run_id};
+    struct feed_settings s = {.ip = ip, .run_id = n->valkey.run_id, .tls = certs_feed(n->certs)};
     char why[NODE_WHY_BYTES_MAX] = "";
 
     n->joined.pending = NULL;

@@ -23,6 +23,7 @@
 #include "log/base/clock.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "proxy/certs.h"
 #include "proxy/feed_checkpoint.h"
 #include "proxy/node_internal.h"
 #include "proxy/tap.h"
@@ -281,6 +282,7 @@ void node_snapshot(struct node *n)
     struct tap_settings settings = {.address = node_address(n),
                                     .user = n->config->valkey_user,
                                     .password = n->config->valkey_password,
+                                    .tls = certs_valkey(n->certs),
                                     .rdb_only = true};
 
     if ((n->state != NODE_ATTACHED && n->state != NODE_FED) || n->snapshot.phase != SNAPSHOT_NONE ||

@@ -14,6 +14,7 @@
 
 #include "log/base/loop.h"
 #include "proxy/backend.h"
+#include "proxy/certs.h"
 #include "proxy/session.h"
 #include "proxy/worker_state.h"
 
@@ -244,6 +245,7 @@ bool pinned_ready(struct session *s, bool as_user)
     struct backend_settings settings = {.address = w->set.valkey_address,
                                         .user = w->config->valkey_user,
                                         .password = w->config->valkey_password,
+                                        .tls = certs_valkey(w->set.certs),
                                         .name = name,
                                         .as_user = as_user};
 

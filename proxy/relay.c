@@ -356,12 +356,13 @@ struct relay *relay_make(struct worker *w, bool unix_socket)
     return r;
 }
 
-struct relay *relay_new(struct worker *w, int fd, bool unix_socket)
+struct relay *relay_new(struct worker *w, struct stream *client, bool unix_socket)
 {
     struct relay *r = relay_make(w, unix_socket);
 
     w->sessions_total++;
-    r->client = stream_accepted(w->loop, fd, &relay_client_events, r);
+    r->client = client;
+    stream_hand_over(client, &relay_client_events, r);
     return r;
 }
 

@@ -31,7 +31,7 @@ enum {
     RELAY_STALE_MS = 500           /* what a former leader may take to answer, once another one is known */
 };
 
-struct relay *relay_new(struct worker *w, int fd, bool unix_socket); /* takes fd */
+struct relay *relay_new(struct worker *w, struct stream *client, bool unix_socket);
 /* A session of a node that leads no more: all was answered, and it can be set up elsewhere. It is consumed. */
 void relay_of_session(struct session *s);
 void relay_close(struct relay *r, const char *why);

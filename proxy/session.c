@@ -295,13 +295,14 @@ static struct session *make(struct worker *w, bool unix_socket)
     return s;
 }
 
-struct session *session_new(struct worker *w, int fd, bool unix_socket, bool reader)
+struct session *session_new(struct worker *w, struct stream *stream, bool unix_socket, bool reader)
 {
     struct session *s = make(w, unix_socket);
 
     w->sessions_total++;
     s->reader = reader;
-    s->stream = stream_accepted(w->loop, fd, &session_events, s);
+    s->stream = stream;
+    stream_hand_over(stream, &session_events, s);
     session_count_sync(s);
     return s;
 }

@@ -207,7 +207,7 @@ struct session {
 };
 
 /* ---- life: session.c; what is true now: session_facts.c ---- */
-struct session *session_new(struct worker *w, int fd, bool unix_socket, bool reader); /* takes fd */
+struct session *session_new(struct worker *w, struct stream *stream, bool unix_socket, bool reader);
 /* On a connection that was a relay's. Takes all of it: stream, setup's memory, parser, stash. */
 void session_adopt(struct worker *w, struct stream *stream, bool unix_socket, struct session_setup *setup,
                    struct resp_parser **parser, struct buf *stash, bool eof);

@@ -123,6 +123,7 @@ static const struct figure figures[] = {
     ROW(sessions, COUNT, "gauge", "connected_sessions", "Clients connected."),
     ROW(sessions_total, COUNT, "counter", "sessions_total", "Clients accepted since the start."),
     ROW(sessions_rejected, COUNT, "counter", "sessions_rejected_total", "Clients refused because of maxclients."),
+    ROW(handshakes_failed, COUNT, "counter", "tls_handshakes_failed_total", "TLS handshakes of clients that failed."),
     ROW(pinned, COUNT, "gauge", "pinned_connections", "Connections to Valkey that belong to one client."),
     ROW(lanes, COUNT, "gauge", "lanes", "Connections to Valkey that clients share."),
     ROW(commands, COUNT, "counter", "commands_total", "Commands received from clients."),

@@ -72,7 +72,8 @@ struct status {
         release_us; /* intent accepted->committed; forwarded->replied; accepted->released */
     /* worker */
     uint64_t relays; /* clients that are relayed to the leader */
-    uint64_t sessions, sessions_total, sessions_rejected, pinned, lanes, commands, net_in_bytes, net_out_bytes;
+    uint64_t sessions, sessions_total, sessions_rejected, handshakes_failed, pinned, lanes, commands;
+    uint64_t net_in_bytes, net_out_bytes;
     uint64_t start_unix_ms;
 };
 

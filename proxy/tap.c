@@ -436,7 +436,7 @@ struct tap *tap_new(struct loop *l, const struct diag *d, const struct tap_setti
     }
     t->soon = loop_timer_new(l, on_soon, t);
     t->ack_timer = loop_timer_new(l, on_ack_timer, t);
-    t->stream = stream_connect(l, s->address, &stream_callbacks, t, t->why, sizeof t->why);
+    t->stream = stream_connect_either(l, s->address, s->tls, &stream_callbacks, t, t->why, sizeof t->why);
     if (t->stream == NULL) {
         loop_timer_once(t->soon, 0);
     } else {

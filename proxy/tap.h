@@ -15,6 +15,7 @@
 struct diag;
 struct loop;
 struct tap;
+struct tls;
 
 struct effect {
     uint32_t db_before, db_after; /* database before the first and after the last command (a unit can hold SELECTs) */
@@ -39,6 +40,7 @@ struct tap_events {
 };
 struct tap_settings {
     const char *address, *user, *password;
+    struct tls *tls;    /* NULL: plain */
     const char *replid; /* NULL: full sync ("? -1"); else partial from `offset` + 1 */
     uint64_t offset;
     uint32_t db;   /* database selected at `offset` (partial) */

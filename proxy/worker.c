@@ -466,6 +466,7 @@ void worker_status(const struct worker *w, struct status *s)
     s->sessions = w->session_count;
     s->sessions_total = w->sessions_total;
     s->sessions_rejected = w->sessions_rejected;
+    s->handshakes_failed = w->handshakes_failed;
     s->pinned = w->pinned_count;
     s->lanes = lanes_count(w->lanes);
     s->commands = w->commands_total;

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct certs;
 struct config;
 struct diag;
 struct gate;
@@ -30,6 +31,7 @@ struct relay_door {
 
 struct worker_settings {
     struct config *config;      /* shared; CONFIG SET changes it */
+    struct certs *certs;        /* NULL: no TLS */
     const char *valkey_address; /* where lanes connect to (the spawned one's socket, or config->valkey) */
     struct gate *gate;
     struct queue *to_core, *to_worker;

@@ -38,7 +38,7 @@ struct row_cache {
     const struct local_row *row;
 };
 
-struct pause { /* CLIENT PAUSE: pause.h */
+struct pause {         /* CLIENT PAUSE: pause.h */
     uint64_t until_ms; /* 0: none */
     bool all;
     size_t settling; /* sessions whose PAUSE waits for writes under way */
@@ -79,6 +79,7 @@ struct worker {
     void *drained_arg;
     uint64_t drain_until_ms, released_ms;
     uint64_t sessions_total, sessions_rejected, pinned_count, commands_total, in_bytes, out_bytes, writes_rejected;
+    uint64_t handshakes_failed; /* of TLS */
 };
 
 void worker_post(struct worker *w, enum message_kind kind, struct op *op, uint64_t number);

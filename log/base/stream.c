@@ -23,6 +23,7 @@
 #include "log/base/stream_internal.h"
 #include "log/base/stream_loop.h"
 #include "log/base/stream_tls.h"
+#include "log/base/tls.h"
 
 bool stream_link_dirty(struct stream *s, struct stream *last)
 {
@@ -63,14 +64,20 @@ static struct stream *stream_new(struct loop *l, int fd, enum stream_state state
 
 static void on_deadline(void *arg)
 {
-    stream_die(arg, "no TLS handshake in time");
+    stream_die(arg, ((struct stream *)arg)->state == PEEKING ? "it has said nothing" : "no TLS handshake in time");
 }
 
-static void start_tls(struct stream *s, const struct tls *tls, bool accepting, const char *name)
+static void set_deadline(struct stream *s)
 {
-    s->tls = stream_tls_new(tls, s->fd, accepting, name);
     s->deadline = loop_timer_new(s->loop, on_deadline, s);
     loop_timer_once(s->deadline, HANDSHAKE_MS_MAX);
+}
+
+void stream_start_tls(struct stream *s, const struct tls *tls, bool accepting, const char *name)
+{
+    s->tls = stream_tls_new(tls, s->fd, accepting, name);
+    if (s->deadline == NULL)
+        set_deadline(s);
 }
 
 struct stream *stream_accepted(struct loop *l, int fd, const struct stream_events *events, void *arg)
@@ -86,9 +93,25 @@ struct stream *stream_accepted_tls(struct loop *l, int fd, struct tls *tls, cons
 {
     struct stream *s = stream_new(l, fd, HANDSHAKE, events, arg);
 
-    start_tls(s, tls, true, "");
+    stream_start_tls(s, tls, true, "");
     stream_want_read(s);
     return s;
+}
+
+struct stream *stream_accepted_either(struct loop *l, int fd, struct tls *tls, const struct stream_events *events,
+                                      void *arg)
+{
+    struct stream *s = stream_new(l, fd, PEEKING, events, arg);
+
+    s->offered = tls;
+    set_deadline(s);
+    stream_want_read(s);
+    return s;
+}
+
+bool stream_is_tls(const struct stream *s)
+{
+    return s->tls != NULL;
 }
 
 struct stream *stream_connect(struct loop *l, const char *address, const struct stream_events *events, void *arg,
@@ -110,8 +133,16 @@ struct stream *stream_connect_tls(struct loop *l, const char *address, struct tl
     struct stream *s = stream_connect(l, address, events, arg, why, why_size);
 
     if (s != NULL)
-        start_tls(s, tls, false, name);
+        stream_start_tls(s, tls, false, name);
     return s;
+}
+
+struct stream *stream_connect_either(struct loop *l, const char *address, struct tls *tls,
+                                     const struct stream_events *events, void *arg, char *why, size_t why_size)
+{
+    if (tls == NULL)
+        return stream_connect(l, address, events, arg, why, why_size);
+    return stream_connect_tls(l, address, tls, tls_server_name(tls), events, arg, why, why_size);
 }
 
 static void release(void *object)

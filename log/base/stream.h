@@ -34,12 +34,20 @@ enum { HANDSHAKE_MS_MAX = 5000 }; /* of TLS, with the connecting before it */
 struct stream *stream_connect(struct loop *l, const char *address, const struct stream_events *events, void *arg,
                               char *why, size_t why_size);
 /* The same through TLS: connected() and data() come after the handshake, which has HANDSHAKE_MS_MAX; closed() says
- * why it failed. name: what the server's certificate must be for ("" = only the CA is checked). The context may be
- * freed. */
+ * why it failed. name: what the server's certificate must be for, a DNS name or an address ("" = only the CA is
+ * checked). The context may be freed. */
 struct stream *stream_connect_tls(struct loop *l, const char *address, struct tls *tls, const char *name,
                                   const struct stream_events *events, void *arg, char *why, size_t why_size);
+/* TLS with the name that the context keeps; tls NULL: plain. */
+struct stream *stream_connect_either(struct loop *l, const char *address, struct tls *tls,
+                                     const struct stream_events *events, void *arg, char *why, size_t why_size);
 struct stream *stream_accepted_tls(struct loop *l, int fd, struct tls *tls, const struct stream_events *events,
                                    void *arg); /* takes fd; connected() is called, too */
+/* Plain or TLS, as the first byte says, which must come within HANDSHAKE_MS_MAX, with the handshake if there is one;
+ * connected() is called, too. tls NULL: plain only. */
+struct stream *stream_accepted_either(struct loop *l, int fd, struct tls *tls, const struct stream_events *events,
+                                      void *arg);
+bool stream_is_tls(const struct stream *s);
 /* Whether the other side's certificate (checked against the CA) is for this DNS name, without wildcards. */
 bool stream_peer_is(const struct stream *s, const char *name);
 /* A stream that changes hands: the old owner sets it aside with what it was given and has not used, which is copied;

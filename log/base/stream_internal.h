@@ -12,7 +12,7 @@ struct event;
 struct loop_timer;
 struct stream_tls;
 
-enum stream_state { CONNECTING, HANDSHAKE, OPEN, FINISHING, DEAD };
+enum stream_state { CONNECTING, PEEKING /* for the first byte */, HANDSHAKE, OPEN, FINISHING, DEAD };
 
 struct stream {
     struct loop *loop;
@@ -28,8 +28,11 @@ struct stream {
     struct buf early;       /* given back by the last owner, for the next */
     char *why;              /* set while a closed() is due */
     struct stream_tls *tls; /* NULL: plain */
+    struct tls *offered;    /* PEEKING: what to speak if the other side speaks TLS; borrowed until then */
     struct loop_timer *deadline;
 };
+
+void stream_start_tls(struct stream *s, const struct tls *tls, bool accepting, const char *name);
 
 /* Callbacks of the two events. */
 void stream_on_readable(evutil_socket_t fd, short what, void *stream);

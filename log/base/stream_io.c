@@ -16,7 +16,7 @@
 #include "log/base/stream_loop.h"
 #include "log/base/stream_tls.h"
 
-enum { OUT_KEEP_BYTES_MAX = 32 * 1024, TLS_TURN_BYTES_MAX = 256 * 1024 };
+enum { OUT_KEEP_BYTES_MAX = 32 * 1024, TLS_TURN_BYTES_MAX = 256 * 1024, TLS_FIRST_BYTE = 0x16 /* a handshake */ };
 
 void stream_kick(struct stream *s)
 {
@@ -30,7 +30,7 @@ static bool reading(const struct stream *s)
 
 void stream_want_read(struct stream *s)
 {
-    if (!reading(s) && s->state != HANDSHAKE && !s->write_on_read) {
+    if (!reading(s) && s->state != HANDSHAKE && s->state != PEEKING && !s->write_on_read) {
         (void)event_del(s->read_event);
         return;
     }
@@ -155,6 +155,27 @@ static void handshake(struct stream *s)
     }
 }
 
+static void peek(struct stream *s)
+{
+    unsigned char first;
+    ssize_t n = recv(s->fd, &first, 1, MSG_PEEK);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        stream_die(s, n == 0 ? "closed by the other end" : strerror(errno));
+    } else if (first != TLS_FIRST_BYTE) {
+        opened(s);
+    } else if (s->offered == NULL) {
+        stream_die(s, "it speaks TLS, and there is no certificate for that");
+    } else {
+        s->state = HANDSHAKE;
+        stream_start_tls(s, s->offered, true, "");
+        s->offered = NULL;
+        handshake(s);
+    }
+}
+
 void stream_on_readable(evutil_socket_t fd, short what, void *arg)
 {
     struct stream *s = arg;
@@ -173,6 +194,10 @@ void stream_on_readable(evutil_socket_t fd, short what, void *arg)
         stream_tls_readable(s->tls);
     if (s->state == HANDSHAKE) {
         handshake(s);
+        return;
+    }
+    if (s->state == PEEKING) {
+        peek(s);
         return;
     }
     if (s->write_on_read) {

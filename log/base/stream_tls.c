@@ -19,7 +19,11 @@
 
 #include "log/base/diag.h"
 
-enum { WHY_BYTES_MAX = 192, NAME_CHECK = X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT };
+enum {
+    WHY_BYTES_MAX = 192,
+    NAME_CHECK = X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT,
+    WILD_NAME_CHECK = X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
+};
 
 struct stream_tls {
     SSL *ssl;
@@ -122,8 +126,11 @@ struct stream_tls *stream_tls_new(const struct tls *tls, int fd, bool accepting,
     if (name[0] == '\0')
         return t;
     (void)snprintf(t->name, sizeof t->name, "%s", name);
+    if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(t->ssl), t->name) == 1)
+        return t; /* an address: of the certificate's IP names, and never in SNI */
+    ERR_clear_error();
     (void)SSL_set_tlsext_host_name(t->ssl, t->name);
-    SSL_set_hostflags(t->ssl, NAME_CHECK);
+    SSL_set_hostflags(t->ssl, tls_wildcards(tls) ? WILD_NAME_CHECK : NAME_CHECK);
     CHECK(SSL_set1_host(t->ssl, t->name) == 1);
     return t;
 }
@@ -164,6 +171,7 @@ static void explain_certificate(struct stream_tls *t, long verdict)
                        SSL_is_server(t->ssl) ? "clientAuth" : "serverAuth");
         break;
     case X509_V_ERR_HOSTNAME_MISMATCH:
+    case X509_V_ERR_IP_ADDRESS_MISMATCH:
         (void)snprintf(t->why, sizeof t->why, "the other end's certificate is not for %.100s", t->name);
         break;
     default:

@@ -12,8 +12,8 @@ struct tls;
 
 enum { TLS_READ_BYTES = 64 * 1024 }; /* of the socket, with one call */
 
-/* What OpenSSL uses, and whether the other side is asked for a certificate. Borrowed. */
-struct ssl_ctx_st *tls_context(const struct tls *t);
+struct ssl_ctx_st *tls_context(const struct tls *t); /* what OpenSSL uses; borrowed */
+bool tls_wildcards(const struct tls *t);
 
 enum tls_io {
     TLS_IO_DONE,
@@ -22,7 +22,7 @@ enum tls_io {
     TLS_IO_EOF,        /* the other side said that it sends no more */
     TLS_IO_FAILED      /* for good: stream_tls_why() */
 };
-/* name: of the server that is dialled; "" = none to check. */
+/* name: of the server that is dialled, or its address; "" = none to check. */
 struct stream_tls *stream_tls_new(const struct tls *t, int fd, bool accepting, const char *name);
 void stream_tls_free(struct stream_tls *t); /* NULL is fine */
 

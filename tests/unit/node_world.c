@@ -200,7 +200,7 @@ static void on_pass(void *arg)
 
 void start_node(struct world *w)
 {
-    w->node = node_new(w->f.loop, &quiet, &w->config, w->f.log, &node_callbacks, w);
+    w->node = node_new(w->f.loop, &quiet, &w->config, NULL, w->f.log, &node_callbacks, w);
     w->pass = loop_timer_new(w->f.loop, on_pass, w);
     loop_timer_every(w->pass, 1);
     if (w->part != NODE_LEADS)

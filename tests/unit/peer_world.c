@@ -153,7 +153,11 @@ static int free_port(void)
 static struct tls *context(struct world *w, const char *name)
 {
     char certificate[TLS_PATH_BYTES_MAX], key[TLS_PATH_BYTES_MAX], ca[TLS_PATH_BYTES_MAX], why[256];
-    struct tls_settings s = {certificate, key, ca, true, true};
+    struct tls_settings s = {.cert_file = certificate,
+                             .key_file = key,
+                             .ca_file = ca,
+                             .peer_must_prove = true,
+                             .versions = TLS_VERSION_13};
     struct tls *t;
 
     (void)snprintf(certificate, sizeof certificate, "%s/%s.crt", w->dir, name);

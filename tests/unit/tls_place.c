@@ -120,7 +120,11 @@ void place_path(struct place *p, const char *name, const char *ending, char out[
 struct tls *place_context(struct place *p, const char *name, const char *ca, bool prove, bool only13, char why[256])
 {
     char certificate[TLS_PATH_BYTES_MAX] = "", key[TLS_PATH_BYTES_MAX] = "", ca_file[TLS_PATH_BYTES_MAX] = "";
-    struct tls_settings s = {certificate, key, ca_file, prove, only13};
+    struct tls_settings s = {.cert_file = certificate,
+                             .key_file = key,
+                             .ca_file = ca_file,
+                             .peer_must_prove = prove,
+                             .versions = only13 ? TLS_VERSION_13 : 0};
 
     if (name[0] != '\0') {
         place_path(p, name, ".crt", certificate);
