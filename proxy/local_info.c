@@ -238,7 +238,8 @@ enum dispatch local_acl(struct session *s, const struct argv *a)
     struct task *t;
 
     for (size_t i = 2; i < (argv_is(a, 1, "setuser") ? 3 : a->count); i++)
-        if (local_is_own_user(s->worker, argv_at(a, i), argv_len(a, i)))
+        if (!(argv_is(a, 1, "deluser") && argv_is(a, i, "default")) && /* nobody can delete that one */
+            local_is_own_user(s->worker, argv_at(a, i), argv_len(a, i)))
             return local_error(s, "ERR Holdfast itself logs in to Valkey as this user: it cannot be changed through "
                                   "Holdfast. Give Holdfast a user of its own (valkey-user)");
 
