@@ -78,16 +78,17 @@ struct config {
     unsigned guards_allowed;                      /* allow-guarded-commands: enum guard, or-ed */
     int valkey_timeout_ms;                        /* 10000: no answer for so long = hung */
 
-    char data_dir[CONFIG_TEXT_MAX];   /* default: ./holdfast-data */
-    char node[CONFIG_TEXT_MAX];       /* default: node-1 */
-    enum durability durability;       /* sync; runtime */
-    int durability_lag_max_ms;        /* durability-lag-max 10 (seconds, or 500ms / 10s); runtime */
-    uint64_t durability_buffer_max;   /* bytes accepted and not yet durable: 256mb; runtime */
-    uint64_t log_size_max;            /* 4gb */
-    uint64_t snapshot_log_bytes;      /* a new snapshot when so much log lies behind the newest: 256mb; runtime */
-    char admin_bind[CONFIG_TEXT_MAX]; /* 127.0.0.1 */
-    int admin_port;                   /* 0 = none; sample and make run set 9121-like */
-    int read_lanes;                   /* shared connections for stateless reads per user: 2 */
+    char data_dir[CONFIG_TEXT_MAX];    /* default: ./holdfast-data */
+    char node[CONFIG_TEXT_MAX];        /* default: node-1 */
+    enum durability durability;        /* sync; runtime */
+    int durability_lag_max_ms;         /* durability-lag-max 10 (seconds, or 500ms / 10s); runtime */
+    uint64_t durability_buffer_max;    /* bytes accepted and not yet durable: 256mb; runtime */
+    uint64_t log_size_max;             /* 4gb */
+    uint64_t snapshot_log_bytes;       /* a new snapshot when so much log lies behind the newest: 256mb; runtime */
+    char admin_bind[CONFIG_TEXT_MAX];  /* 127.0.0.1 */
+    int admin_port;                    /* 0 = none; sample and make run set 9121-like */
+    char admin_token[CONFIG_TEXT_MAX]; /* sensitive; "" = none, which needs a loopback admin-bind */
+    int read_lanes;                    /* shared connections for stateless reads per user: 2 */
 
     char member[CONFIG_MEMBERS_MAX]
                [CONFIG_TEXT_MAX];  /* "NAME ZONE HOST:PORT[ log-only]", single blanks; form checked */

@@ -200,6 +200,11 @@ static int read_option(struct reading *r, int argc, char **argv, int i)
     return ok ? i : -1;
 }
 
+static bool is_loopback(const char *address)
+{
+    return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0 || strcmp(address, "localhost") == 0;
+}
+
 /* What single lines cannot show to be wrong. */
 static bool agrees(const struct config *c, struct buf *err)
 {
@@ -209,6 +214,10 @@ static bool agrees(const struct config *c, struct buf *err)
 
     if (ok && !config_tls_check(c, text, sizeof text)) {
         buf_text(&why, text);
+        ok = false;
+    }
+    if (ok && c->admin_port != 0 && c->admin_token[0] == '\0' && !is_loopback(c->admin_bind)) {
+        buf_printf(&why, "admin-bind %s is no loopback address: an admin-token is needed", c->admin_bind);
         ok = false;
     }
     if (!ok)

@@ -150,6 +150,7 @@ static const struct setting settings[] = {
     /* admin port */
     {"admin-bind", KIND_TEXT, FIELD(admin_bind), "127.0.0.1", 0, 0, 0, NULL, check_not_empty},
     {"admin-port", KIND_INT, FIELD(admin_port), "0", 0, 0, 65535, NULL, NULL},
+    {"admin-token", KIND_TEXT, FIELD(admin_token), "", NOW | SETTING_SENSITIVE, 0, 0, NULL, NULL},
 };
 enum { SETTING_COUNT = sizeof settings / sizeof *settings };
 

@@ -178,6 +178,10 @@ static void on_request(struct evhttp_request *request, void *arg)
     const char *path = uri != NULL ? evhttp_uri_get_path(uri) : NULL;
     enum evhttp_cmd_type method = evhttp_request_get_command(request);
 
+    if (path != NULL && strcmp(path, "/healthz") != 0 && strcmp(path, "/readyz") != 0 && !admin_may(a, request)) {
+        admin_ask_who(request);
+        return;
+    }
     if (path != NULL && admin_action(a, path, request))
         return;
     if (method != EVHTTP_REQ_GET && method != EVHTTP_REQ_HEAD) {

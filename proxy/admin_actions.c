@@ -7,8 +7,8 @@
  * client may be gone (evhttp keeps the request for us, and drops the answer). How the last one ended stands in GET
  * /members.
  *
- * Who may: there is no token, so only a port on loopback takes actions, and only from programs: a browser on that
- * machine may be led by any web page to POST here, but then it sends an Origin (RFC 6454, 7.3), and is refused. */
+ * Who may: admin_auth.c. And only programs: a browser may be led by any web page to POST here, but then it sends an
+ * Origin (RFC 6454, 7.3), and is refused. */
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
 #include <stdio.h>
@@ -212,11 +212,6 @@ static bool read_name(const struct row *row, struct evhttp_request *request, str
     return false;
 }
 
-static bool is_loopback(const char *address)
-{
-    return strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0 || strcmp(address, "localhost") == 0;
-}
-
 bool admin_action(struct admin *admin, const char *path, struct evhttp_request *request)
 {
     struct evkeyvalq params = {0};
@@ -232,8 +227,6 @@ bool admin_action(struct admin *admin, const char *path, struct evhttp_request *
     if (evhttp_request_get_command(request) != EVHTTP_REQ_POST) {
         (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Allow", "POST");
         refuse(request, HTTP_BADMETHOD, "only POST");
-    } else if (!is_loopback(admin->config->admin_bind)) {
-        refuse(request, HTTP_FORBIDDEN, "actions are taken on a loopback address only: admin-bind is another one");
     } else if (evhttp_find_header(evhttp_request_get_input_headers(request), "Origin") != NULL) {
         refuse(request, HTTP_FORBIDDEN, "not from a web page");
     } else if (admin->actions_count >= ADMIN_ACTIONS_MAX) {

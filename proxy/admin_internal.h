@@ -31,5 +31,7 @@ void admin_answer(struct evhttp_request *request, int code, const char *type, co
 bool admin_action(struct admin *admin, const char *path, struct evhttp_request *request);
 const char *admin_busy(const struct admin *admin); /* an action under way, in words; "" = none */
 void admin_actions_end(struct admin *admin);
+bool admin_may(const struct admin *a, struct evhttp_request *request); /* it has the token, or needs none */
+void admin_ask_who(struct evhttp_request *request);                    /* 401 */
 
 #endif

@@ -32,7 +32,8 @@ enum {
 };
 
 static const char usage[] =
-    "Usage: holdfast ctl [--admin HOST:PORT] [--json] COMMAND\n\n"
+    "Usage: holdfast ctl [--admin HOST:PORT] [--token TOKEN] [--json] COMMAND\n\n"
+    "  ready               whether this node serves, as an exit code, and why not\n"
     "  status              this node: role, state, log, lag, Valkey, and the group\n"
     "  members             the group as this node knows it\n"
     "  transfer [NAME]     hand leadership over: to NAME, or to the best follower\n"
@@ -40,12 +41,13 @@ static const char usage[] =
     "  remove NAME         take a member out\n"
     "  replace NAME        a member that lost its disk comes back under its name: its old self is taken out\n"
     "  snapshot            take a snapshot of this node's Valkey now\n\n"
-    "--admin is a node's admin-bind and admin-port, 127.0.0.1:9121 unless given. What changes the group is asked of\n"
-    "the leader. NAME has its member line in the settings of all nodes. --json prints what the admin port said.\n"
+    "--admin is a node's admin-bind and admin-port, 127.0.0.1:9121 unless given; --token its admin-token, else what\n"
+    "HOLDFAST_ADMIN_TOKEN holds, which others cannot read. What changes the group is asked of the leader. NAME has\n"
+    "its member line in the settings of all nodes. --json prints what the admin port said.\n"
     "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no answer.\n";
 
 struct ctl {
-    const char *admin;
+    const char *admin, *token;
     bool json;
 };
 
@@ -55,7 +57,7 @@ static bool ask(const struct ctl *c, bool post, const char *path, struct ctl_ans
 {
     char why[512];
 
-    if (ctl_ask(c->admin, post, path, answer, why, sizeof why))
+    if (ctl_ask(c->admin, c->token, post, path, answer, why, sizeof why))
         return true;
     fprintf(stderr, "holdfast ctl: %s\n", why);
     return false;
@@ -253,6 +255,19 @@ static int show_status(const struct ctl *c)
     return c->json || object != NULL ? CTL_OK : CTL_FAILED;
 }
 
+static int show_ready(const struct ctl *c)
+{
+    struct ctl_answer answer;
+    int code;
+
+    if (!ask(c, false, "/readyz", &answer))
+        return CTL_UNREACHABLE;
+    print_body(&answer);
+    code = answer.code == HTTP_DONE ? CTL_OK : CTL_FAILED;
+    buf_free(&answer.body);
+    return code;
+}
+
 /* ---------------------------------------------------------------- acting */
 
 /* It takes longer than a request may: look until it has ended, then how. */
@@ -314,7 +329,8 @@ static int act(const struct ctl *c, const char *path)
 static const struct command {
     const char *word, *path;
     int names_min, names_max;
-} commands[] = {{"status", NULL, 0, 0},
+} commands[] = {{"ready", NULL, 0, 0},
+                {"status", NULL, 0, 0},
                 {"members", NULL, 0, 0},
                 {"transfer", "/transfer?to=", 0, 1},
                 {"add", "/members/add?name=", 1, 1},
@@ -327,6 +343,8 @@ static int run(const struct ctl *c, const struct command *command, const char *n
     char path[PATH_BYTES];
     int length;
 
+    if (strcmp(command->word, "ready") == 0)
+        return show_ready(c);
     if (strcmp(command->word, "status") == 0)
         return show_status(c);
     if (command->path == NULL)
@@ -342,7 +360,7 @@ static int run(const struct ctl *c, const struct command *command, const char *n
 
 int ctl_main(int argc, char **argv)
 {
-    struct ctl c = {.admin = "127.0.0.1:9121"};
+    struct ctl c = {.admin = "127.0.0.1:9121", .token = getenv("HOLDFAST_ADMIN_TOKEN")};
     int i = 1;
 
     for (; i < argc && argv[i][0] == '-'; i++) {
@@ -350,6 +368,8 @@ int ctl_main(int argc, char **argv)
             c.json = true;
         } else if (strcmp(argv[i], "--admin") == 0 && i + 1 < argc) {
             c.admin = argv[++i];
+        } else if (strcmp(argv[i], "--token") == 0 && i + 1 < argc) {
+            c.token = argv[++i];
         } else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             fputs(usage, stdout);
             return CTL_OK;

@@ -11,7 +11,7 @@
 
 #include "log/base/diag.h"
 
-enum { ASK_TIMEOUT_S = 45, ASK_BODY_BYTES_MAX = 4 * 1024 * 1024, HOST_BYTES_MAX = 256 };
+enum { ASK_TIMEOUT_S = 45, ASK_BODY_BYTES_MAX = 4 * 1024 * 1024, HOST_BYTES_MAX = 256, TOKEN_BYTES_MAX = 1100 };
 
 struct asking {
     struct event_base *base;
@@ -53,12 +53,13 @@ static bool split(const char *address, char host[HOST_BYTES_MAX], unsigned short
     return true;
 }
 
-bool ctl_ask(const char *address, bool post, const char *path, struct ctl_answer *answer, char *why, size_t why_size)
+bool ctl_ask(const char *address, const char *token, bool post, const char *path, struct ctl_answer *answer,
+             char *why, size_t why_size)
 {
     struct asking a = {.answer = answer};
     struct evhttp_connection *connection;
     struct evhttp_request *request;
-    char host[HOST_BYTES_MAX];
+    char host[HOST_BYTES_MAX], bearer[TOKEN_BYTES_MAX];
     unsigned short port;
 
     *answer = (struct ctl_answer){0};
@@ -75,6 +76,10 @@ bool ctl_ask(const char *address, bool post, const char *path, struct ctl_answer
     evhttp_connection_set_max_body_size(connection, ASK_BODY_BYTES_MAX);
     (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Host", address);
     (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Connection", "close");
+    if (token != NULL && token[0] != '\0') {
+        (void)snprintf(bearer, sizeof bearer, "Bearer %s", token);
+        (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Authorization", bearer);
+    }
     if (evhttp_make_request(connection, request, post ? EVHTTP_REQ_POST : EVHTTP_REQ_GET, path) == 0)
         (void)event_base_dispatch(a.base);
     evhttp_connection_free(connection);

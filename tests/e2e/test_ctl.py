@@ -103,9 +103,20 @@ def test_who_may_act(rig):
     assert post(h, "/snapshot") == 200
     assert post(h, "/snapshot", {"Origin": "http://127.0.0.1:1"}) == 403, "a web page"
     assert h.http("/snapshot")[0] == 405
-    _, wide = rig.pair(admin_bind="0.0.0.0")
-    assert post(wide, "/snapshot") == 403
-    assert wide.http("/members")[0] == 200
+    _, wide = rig.pair(admin_bind="0.0.0.0", admin_token="secret")
+    assert post(wide, "/snapshot") == 401 and wide.http("/members")[0] == 401 and wide.http("/readyz")[0] == 200
+    assert post(wide, "/snapshot", {"Authorization": "Bearer secret"}) == 200
+    assert ctl("status", admin=wide.admin_port)[0] == 1 and ctl("--token", "wrong", "status", admin=wide.admin_port)[0] == 1
+    assert ctl("--token", "secret", "snapshot", admin=wide.admin_port)[:2] == (0, "done\n")
+    assert ctl("ready", admin=wide.admin_port)[:2] == (0, "ok\n")
+    with wide.client() as c:
+        assert c("CONFIG", "GET", "admin-token") == [b"admin-token", b""], "it is not shown"
+
+
+def test_an_open_admin_port_needs_a_token(rig):
+    done = subprocess.run([binary(), "--port", str(free_port()), "--admin-port", str(free_port()), "--admin-bind", "0.0.0.0", "--data-dir",
+                           str(rig.dir / "data")], capture_output=True, text=True, timeout=20 * PATIENCE)
+    assert done.returncode == 1 and "an admin-token is needed" in done.stderr
 
 
 # ---- a group ----

@@ -76,7 +76,7 @@ def test_page(group, browser):
     wait_until(lambda: number(browser, "#writes") > 0 and number(browser, "#reads") > 0, 10, "rates are shown")
     wait_until(lambda: len(browser.execute_script("return document.querySelector('#writes-chart .curve').getAttribute('points')").split()) > 2, 10,
                "the chart has points")
-    assert "10" not in text(browser, "#lag") and "writes are refused at 3.0 s" in text(browser, "#lag")
+    assert "writes are refused at 3.0 s" in text(browser, "#lag")
     for card in ("#latency", "#log", "#totals"):
         assert text(browser, card), card
 

@@ -123,8 +123,8 @@ _Noreturn static void serve(int port, struct status *s, int ready_fd, int stop_f
 
     config_defaults(&c);
     c.admin_port = port;
-    if (s->pending_bytes == 1) /* not on loopback */
-        (void)snprintf(c.admin_bind, sizeof c.admin_bind, "0.0.0.0");
+    if (s->pending_bytes == 1)
+        (void)snprintf(c.admin_token, sizeof c.admin_token, "open sesame");
     a = admin_new(l, NULL, &c, fill, &actions, &f, why, sizeof why);
     if (a == NULL) {
         fprintf(stderr, "%s\n", why);
@@ -311,25 +311,74 @@ static void actions_are_guarded(void **state)
 {
     static const char from_a_page[] = "POST /transfer HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n"
                                       "Connection: close\r\nContent-Length: 0\r\n\r\n";
-    struct status s = {.state = "serving", .ready = true}, open = {.pending_bytes = 1};
+    struct status s = {.state = "serving", .ready = true};
     struct buf r = {0};
-    struct server v[2];
+    struct server v;
 
     (void)state;
-    start(&v[0], &s);
-    start(&v[1], &open);
-    has(get(&v[0], &r, "GET", "/transfer"), "HTTP/1.1 405 ");
-    has(get(&v[0], &r, "GET", "/transfer"), "Allow: POST\r\n");
-    has(get(&v[0], &r, "POST", "/members"), "HTTP/1.1 405 ");
-    has(get(&v[0], &r, "POST", "/members/add"), "HTTP/1.1 400 ");
-    has(get(&v[0], &r, "POST", "/members/add?name="), "HTTP/1.1 400 ");
-    has(get(&v[0], &r, "POST", "/members/add?name=a%20b"), "\"name is not a node's name\"");
-    has(get(&v[0], &r, "POST", "/transfer?to=%"), "HTTP/1.1 400 ");
-    has(ask(&v[0], &r, from_a_page, sizeof from_a_page - 1), "HTTP/1.1 403 ");
-    has(get(&v[1], &r, "POST", "/transfer"), "HTTP/1.1 403 ");
-    has(get(&v[1], &r, "GET", "/healthz"), "200 OK");
-    for (size_t i = 0; i < 2; i++)
-        finish(&v[i]);
+    start(&v, &s);
+    has(get(&v, &r, "GET", "/transfer"), "HTTP/1.1 405 ");
+    has(get(&v, &r, "GET", "/transfer"), "Allow: POST\r\n");
+    has(get(&v, &r, "POST", "/members"), "HTTP/1.1 405 ");
+    has(get(&v, &r, "POST", "/members/add"), "HTTP/1.1 400 ");
+    has(get(&v, &r, "POST", "/members/add?name="), "HTTP/1.1 400 ");
+    has(get(&v, &r, "POST", "/members/add?name=a%20b"), "\"name is not a node's name\"");
+    has(get(&v, &r, "POST", "/transfer?to=%"), "HTTP/1.1 400 ");
+    has(ask(&v, &r, from_a_page, sizeof from_a_page - 1), "HTTP/1.1 403 ");
+    finish(&v);
+    buf_free(&r);
+}
+
+static const char *as(const struct server *v, struct buf *reply, const char *path, const char *authorization)
+{
+    char request[2048];
+    int n = snprintf(request, sizeof request,
+                     "POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n"
+                     "Authorization: %s\r\n\r\n",
+                     path, authorization);
+
+    return ask(v, reply, request, (size_t)n);
+}
+
+static void a_token_is_asked_for(void **state)
+{
+    static const char *const wrong[] = {"Bearer open",
+                                        "Bearer open sesame!",
+                                        "Bearer ",
+                                        "Bearer",
+                                        "",
+                                        "open sesame",
+                                        "Basic b3BlbiBzZXNhbWU=",     /* no colon */
+                                        "Basic YTpvcGVuIHNlc2FtZQ",   /* a:open sesame, cut */
+                                        "Basic YTpPcGVuIHNlc2FtZQ==", /* a:Open sesame */
+                                        "Basic ====",
+                                        "Basic !!!!",
+                                        "Basic ",
+                                        "Digest open sesame"};
+    static const char *const asks[] = {"/", "/metrics", "/status", "/history", "/members", "/nothing"};
+    struct status s = {.state = "serving", .ready = true, .pending_bytes = 1};
+    struct buf r = {0};
+    struct server v;
+    char long_one[1500];
+
+    (void)state;
+    start(&v, &s);
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++)
+        has(get(&v, &r, "GET", asks[i]), "HTTP/1.1 401 ");
+    has(get(&v, &r, "GET", "/"), "WWW-Authenticate: Basic realm=");
+    has(get(&v, &r, "POST", "/transfer"), "HTTP/1.1 401 ");
+    has(get(&v, &r, "GET", "/healthz"), "200 OK");
+    has(get(&v, &r, "GET", "/readyz"), "200 OK");
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        has(as(&v, &r, "/transfer", wrong[i]), "HTTP/1.1 401 ");
+    memset(long_one, 'A', sizeof long_one);
+    memcpy(long_one, "Basic ", 6);
+    long_one[6 + 1400] = '\0';
+    has(as(&v, &r, "/transfer", long_one), "HTTP/1.1 401 ");
+    has(as(&v, &r, "/transfer", "Bearer open sesame"), "{\"ok\":true}");
+    has(as(&v, &r, "/transfer", "bearer open sesame"), "{\"ok\":true}");
+    has(as(&v, &r, "/transfer", "Basic YTpvcGVuIHNlc2FtZQ=="), "{\"ok\":true}"); /* a:open sesame */
+    finish(&v);
     buf_free(&r);
 }
 
@@ -419,6 +468,7 @@ int main(void)
         cmocka_unit_test(a_follower_needs_a_leader),
         cmocka_unit_test(actions_are_handed_on),
         cmocka_unit_test(actions_are_guarded),
+        cmocka_unit_test(a_token_is_asked_for),
         cmocka_unit_test(actions_end_with_the_port),
         cmocka_unit_test(too_large_is_refused),
         cmocka_unit_test(a_taken_port_is_an_error),
