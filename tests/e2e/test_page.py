@@ -6,9 +6,9 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from harness import SANITIZED, wait_until
+from harness import wait_until
 
-PATIENCE_S = 10 if SANITIZED else 4  # seen within two seconds on an idle machine; a browser and three nodes share two cores here
+PATIENCE_S = 10  # it is two seconds on an idle machine; here a browser and three nodes share two cores with other tests
 
 
 @pytest.fixture(scope="module")
