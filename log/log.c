@@ -177,6 +177,15 @@ uint64_t log_lease_ms_left(const struct log *l)
     return end > now ? end - now : 0;
 }
 
+uint64_t log_lease_end_boot_ms(const struct log *l)
+{
+    if (l->alone)
+        return UINT64_MAX;
+    if (l->role != LOG_LEADS || l->raft_role != CONSENSUS_LEADER || l->lease_off)
+        return 0;
+    return consensus_lease_end_ms(l->raft);
+}
+
 struct hash128 log_running(const struct log *l)
 {
     const struct record *r = tail_get(l->tail, l->committed);

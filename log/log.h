@@ -50,7 +50,7 @@ struct log_events {
      * else has since, nothing of ours was cut, and frames of the open batch now have index open_index instead of
      * what log_open_index() said before. */
     void (*lead)(void *arg, bool same, uint64_t open_index);
-    void (*lost)(void *arg, const char *why);      /* we led, and do not any more; nobody else is known to */
+    void (*lost)(void *arg, const char *why); /* we led, and do not any more; nobody else is known to */
     /* Another node leads; "": nobody is known to, and we did not lead last. Repeated with every change. */
     void (*follow)(void *arg, const char *leader);
     /* A client of another node, relayed to us: the stream is the receiver's now. from: that node; extra: what it
@@ -59,7 +59,7 @@ struct log_events {
     /* Our log was replaced by a snapshot of another member and what follows it: whoever reads it begins anew. */
     void (*replaced)(void *arg);
     void (*snapshot)(void *arg); /* a newer snapshot came from another member (log_fetch_newer(), or the first one) */
-    void (*members)(void *arg); /* the group's composition, or what is known of a member, has changed */
+    void (*members)(void *arg);  /* the group's composition, or what is known of a member, has changed */
 };
 
 /* Certificates of the peer links; all empty: plain connections, only accepted between loopback addresses. */
@@ -67,10 +67,10 @@ struct log_tls {
     const char *cert_file, *key_file, *ca_file;
 };
 struct log_settings {
-    const char *dir;         /* exists; the log makes <dir>/log/ and <dir>/snapshots/ */
-    uint64_t size_max_bytes; /* log-size-max: what entries may take */
-    const char *node;        /* recorded at creation; a different name later is refused */
-    const char *cluster;     /* the group's name: peers must prove it */
+    const char *dir;               /* exists; the log makes <dir>/log/ and <dir>/snapshots/ */
+    uint64_t size_max_bytes;       /* log-size-max: what entries may take */
+    const char *node;              /* recorded at creation; a different name later is refused */
+    const char *cluster;           /* the group's name: peers must prove it */
     const struct members *members; /* as the settings name them; count 0: this node alone */
     bool log_only;                 /* this node has no Valkey */
     bool allow_single_az;
@@ -97,6 +97,8 @@ const char *log_leader(const struct log *l); /* name; "" if not known */
 /* Leader in a group: may a read whose reply was read from Valkey at `at_ms` (log_boot_ms()) be answered now? Yes if
  * the lease is valid now, or leadership was proven for a moment not before at_ms. A lone member: always. */
 bool log_may_read(const struct log *l, uint64_t at_ms);
+/* log_may_read() says yes until then, if we go on leading without hearing more; 0: ask it. Alone: UINT64_MAX. */
+uint64_t log_lease_end_boot_ms(const struct log *l);
 uint64_t log_lease_ms_left(const struct log *l); /* 0: none; alone: UINT64_MAX */
 /* The running hash after the newest committed entry: equal on all members that have committed as much. */
 struct hash128 log_running(const struct log *l);
@@ -119,10 +121,10 @@ bool log_may_transfer(struct log *l, const char *name, const char **why);
 struct log_member_status {
     struct member member;
     bool self, leader, connected;
-    uint64_t match_index;     /* known to the leader; else 0 */
-    uint64_t heard_ms_ago;    /* UINT64_MAX: never */
-    struct peer_state state;  /* what it said last */
-    int64_t clock_skew_ms;    /* its wall clock less ours */
+    uint64_t match_index;    /* known to the leader; else 0 */
+    uint64_t heard_ms_ago;   /* UINT64_MAX: never */
+    struct peer_state state; /* what it said last */
+    int64_t clock_skew_ms;   /* its wall clock less ours */
 };
 size_t log_members(const struct log *l, struct log_member_status *out, size_t max);
 /* Membership at run time; on the leader. Steps (standby, catching up, voter; old one removed) are taken one by one;

@@ -1,22 +1,11 @@
 #include "proxy/argv.h"
 
 #include <string.h>
-#include <strings.h>
 
 #include "log/base/buf.h"
 #include "log/base/diag.h"
 
 enum { NUMBER_BYTES_MAX = 20 };
-
-bool argv_is(const struct argv *a, size_t i, const char *word)
-{
-    size_t n;
-
-    if (i >= a->count)
-        return false;
-    n = a->arg[i].len;
-    return strlen(word) == n && strncasecmp(argv_at(a, i), word, n) == 0;
-}
 
 /* The rules of Valkey's string2ll: "0", or an optional '-', a digit 1-9, digits; nothing before, nothing after. */
 bool argv_integer(const struct argv *a, size_t i, int64_t *out)

@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+#include <strings.h>
 
 struct buf;
 
@@ -29,8 +31,11 @@ static inline size_t argv_len(const struct argv *a, size_t i)
 {
     return a->arg[i].len;
 }
-bool argv_is(const struct argv *a, size_t i,
-             const char *word); /* argument i is this word, without case; false if there is none */
+/* Argument i is this word, without case; false if there is none. In line: lengths mostly differ. */
+static inline bool argv_is(const struct argv *a, size_t i, const char *word)
+{
+    return i < a->count && a->arg[i].len == strlen(word) && strncasecmp(argv_at(a, i), word, a->arg[i].len) == 0;
+}
 bool argv_integer(const struct argv *a, size_t i,
                   int64_t *out); /* as Valkey's string2ll: no '+', space or leading zero */
 void argv_encode(struct buf *out, size_t count, const char *const *arg,

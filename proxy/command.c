@@ -46,6 +46,11 @@ static const char *const script_names[] = {"eval", "eval_ro", "evalsha", "evalsh
 /* Valkey marks these may_replicate in its own table, and does not say so in COMMAND (8.0). */
 static const char *const may_replicate_names[] = {"eval", "evalsha", "fcall", "publish", "spublish", "pfcount"};
 
+enum {
+    CMD_NOT_PLAIN = CMD_WRITE | CMD_BLOCKING | CMD_MAY_REPLICATE | CMD_ADMIN | CMD_PUBSUB | CMD_CONTAINER |
+                    CMD_SCRIPT | CMD_MODULE | CMD_FUNCTION
+};
+
 /* ---- the reply's tree ---- */
 
 static bool is_list(const redisReply *r)
@@ -142,6 +147,17 @@ static void read_specs(struct command_entry *e, const redisReply *specs)
     }
 }
 
+/* One spec: at an index, one argument. (What names no keys by other flags is told by those.) */
+static size_t find_only_key(const struct command_entry *e)
+{
+    const struct key_spec *s = &e->spec[0];
+
+    if (e->specs != 1 || e->sort || e->other_db != OTHER_DB_NONE || s->by_keyword || s->by_number || s->last != 0 ||
+        s->step < 1 || s->from < 1 || (e->command.flags & (CMD_KEYS_OPEN | CMD_SCRIPT | CMD_MODULE)) != 0)
+        return 0;
+    return (size_t)s->from;
+}
+
 /* ---- entries ---- */
 
 static void read_flags(struct command_entry *e, const redisReply *flags)
@@ -155,6 +171,8 @@ static void read_flags(struct command_entry *e, const redisReply *flags)
     for (size_t i = 0; i < sizeof may_replicate_names / sizeof *may_replicate_names; i++)
         if (strcmp(e->command.name, may_replicate_names[i]) == 0)
             e->command.flags |= CMD_MAY_REPLICATE;
+    if (strncmp(e->command.name, "function|", 9) == 0)
+        e->command.flags |= CMD_FUNCTION;
     if (strcmp(e->command.name, "copy") == 0)
         e->other_db = OTHER_DB_COPY;
     if (strcmp(e->command.name, "move") == 0)
@@ -188,8 +206,11 @@ static bool add_entry(struct command_table *t, const redisReply *r)
     read_specs(e, r->element[FIELD_SPECS]);
     if ((e->command.flags & CMD_MOVABLEKEYS) != 0 && e->specs == 0)
         e->command.flags |= CMD_KEYS_OPEN;
+    e->only_key = find_only_key(e);
     if (is_list(r->element[FIELD_SUBCOMMANDS]) && r->element[FIELD_SUBCOMMANDS]->elements > 0)
         e->command.flags |= CMD_CONTAINER;
+    if ((e->command.flags & (CMD_READONLY | CMD_NOT_PLAIN)) == CMD_READONLY)
+        e->command.flags |= CMD_PLAIN_READ;
     HASH_ADD_KEYPTR(hh, t->by_name, e->command.name, n, e);
     t->count++;
     return true;

@@ -28,7 +28,9 @@ enum command_flag {
         1 << 11, /* its key specs are incomplete, unknown or variable: the keys cannot be told from the arguments */
     CMD_HAS_KEYS = 1 << 12, /* has at least one key spec that is a key (not not_key) */
     CMD_NO_AUTH = 1 << 13,
-    CMD_MODULE = 1 << 14
+    CMD_MODULE = 1 << 14,
+    CMD_FUNCTION = 1 << 15,  /* FUNCTION LOAD and its like */
+    CMD_PLAIN_READ = 1 << 16 /* a read, and nothing else is special about it: GET, HGET, LRANGE ... */
 };
 
 struct command {

@@ -32,6 +32,7 @@ struct command_entry {
     struct key_spec spec[KEY_SPECS_MAX];
     size_t specs;
     enum other_db other_db;
+    size_t only_key; /* not 0: this argument is its one key, whatever the others are */
     bool sort; /* SORT: its key specs leave STORE open, which can be told where BY and GET are missing */
     UT_hash_handle hh;
 };

@@ -126,6 +126,10 @@ void command_keys(const struct command_table *t, const struct command *c, const 
     uint32_t before = out->count;
 
     (void)t;
+    if (e->only_key != 0 && e->only_key < a->count) {
+        add_key(a, e->only_key, db, out);
+        return;
+    }
     if (e->sort && sort_keys(a, db, out))
         return;
     if ((c->flags & (CMD_KEYS_OPEN | CMD_SCRIPT | CMD_MODULE)) != 0) {

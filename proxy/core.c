@@ -155,6 +155,8 @@ void core_decisions(struct core *c)
 
     while (seq_next(c->seq, &d))
         carry_out(c, &d);
+    if (c->reads_until_boot_ms != 0 && !seq_is_calm(c->seq))
+        core_reads_until(c, 0);
 }
 
 /* ---- messages ---- */
@@ -313,6 +315,7 @@ static bool on_turn(void *arg)
     core_group_turn(c);
     core_facts(c);
     core_refusal(c);
+    core_reads_turn(c);
     return worked || c->set.to_worker->count > 0;
 }
 

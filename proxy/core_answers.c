@@ -37,6 +37,24 @@ static void lease_turn(struct core *c)
     }
 }
 
+/* ---- reads that need not come here ---- */
+
+void core_reads_until(struct core *c, uint64_t boot_ms)
+{
+    if (c->reads_until_boot_ms == boot_ms)
+        return;
+    c->reads_until_boot_ms = boot_ms;
+    atomic_store(&c->set.gate->reads_until_boot_ms, boot_ms);
+}
+
+/* Before this turn's output leaves: what is forwarded now shows in no reply that the worker has yet, and no other
+ * node has been told to lead. */
+void core_reads_turn(struct core *c)
+{
+    core_reads_until(c, c->leads && c->set.to_core->count == 0 && seq_is_calm(c->seq) ? log_lease_end_boot_ms(c->log)
+                                                                                      : 0);
+}
+
 /* ---- WAIT ---- */
 
 bool core_in_zones(struct core *c, struct op *op)

@@ -181,6 +181,7 @@ static void on_lost(void *arg, const char *why)
     uint64_t now = loop_now_us(c->loop);
 
     (void)why;
+    core_reads_until(c, 0);
     c->lost = true;
     c->lost_index = log_open_index(c->log);
     c->kept = c->attached;
@@ -212,6 +213,7 @@ static void step_down(struct core *c)
                  "%" PRIu64 " ms old, are given up (%" PRIu64 " bytes)",
                  answered, age_us != 0 && now > age_us ? (now - age_us) / 1000 : 0, bytes);
     }
+    core_reads_until(c, 0);
     c->ack_count = 0; /* their indexes are another leader's now */
     c->leads = c->leading = c->may_begin = c->lost = false;
 }

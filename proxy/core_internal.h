@@ -57,6 +57,8 @@ struct core {
     size_t ack_head, ack_count, ack_cap;
     uint64_t durable_offset;
 
+    uint64_t reads_until_boot_ms; /* what the gate says */
+
     char stalled_why[128];
     enum gate_refusal refusal;
     uint64_t writes_sync, writes_captured, writes_async, writes_uncertain;
@@ -126,6 +128,8 @@ bool core_in_zones(struct core *c, struct op *op); /* WAIT's half, durable; true
 bool core_under_lease(struct core *c, struct op *op); /* true: answer it; false: it waits here now */
 void core_answers_turn(struct core *c);
 void core_answers_void(struct core *c);
+void core_reads_turn(struct core *c); /* the gate's reads_until_boot_ms, as of the end of this turn */
+void core_reads_until(struct core *c, uint64_t boot_ms);
 void core_set_mode(struct core *c, struct op *op, enum durability mode);
 int core_logged_mode(const struct core *c); /* as the end of the log has it */
 void core_mode_committed(struct core *c, uint64_t index);

@@ -4,7 +4,7 @@
 
 #include "log/base/diag.h"
 
-void keyset_add(struct keyset *k, uint64_t key)
+void keyset_add_many(struct keyset *k, uint64_t key)
 {
     if (k->cap == 0 && k->count == KEYSET_INLINE) {
         uint64_t *many = must_calloc(4 * KEYSET_INLINE, sizeof *many);

@@ -24,7 +24,14 @@ struct keyset {
 };
 
 /* A zeroed keyset is empty. */
-void keyset_add(struct keyset *k, uint64_t key); /* duplicates are kept: sets are small */
+void keyset_add_many(struct keyset *k, uint64_t key);         /* keyset_add() when `few` is full */
+static inline void keyset_add(struct keyset *k, uint64_t key) /* duplicates are kept: sets are small */
+{
+    if (k->cap == 0 && k->count < KEYSET_INLINE)
+        k->few[k->count++] = key;
+    else
+        keyset_add_many(k, key);
+}
 void keyset_add_all(struct keyset *k, const struct keyset *other);
 void keyset_clear(struct keyset *k); /* empty again; memory released */
 static inline const uint64_t *keyset_keys(const struct keyset *k)

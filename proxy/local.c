@@ -225,8 +225,31 @@ const struct local_row *local_row(struct worker *w, const struct command *c, con
     return slot->row;
 }
 
+const struct local_row *local_find(struct worker *w, const struct argv *a, const struct command **c)
+{
+    size_t n = a->count > 0 ? argv_len(a, 0) : 0;
+    struct name_cache *slot = NULL;
+    uint64_t name = 0;
+    const struct local_row *row;
+
+    if (n > 0 && n <= sizeof name) {
+        memcpy(&name, argv_at(a, 0), n);
+        slot = &w->names[(name * 0x9E3779B97F4A7C15u) >> 58];
+        if (slot->n == n && slot->name == name) {
+            *c = slot->command;
+            return slot->row;
+        }
+    }
+    *c = w->commands != NULL ? command_find(w->commands, a) : NULL;
+    row = local_row(w, *c, a);
+    if (slot != NULL && *c != NULL && ((*c)->flags & CMD_CONTAINER) == 0 && strchr((*c)->name, '|') == NULL)
+        *slot = (struct name_cache){name, n, *c, row};
+    return row;
+}
+
 void local_forget(struct worker *w)
 {
+    memset(w->names, 0, sizeof w->names);
     memset(w->rows, 0, sizeof w->rows);
 }
 

@@ -28,6 +28,8 @@ const struct local_row *local_row(struct worker *w, const struct command *c, con
 unsigned local_guard(const struct local_row *row);
 /* Its treatment here: what is guarded may be allowed. */
 enum treatment local_treatment(const struct worker *w, const struct local_row *row);
+/* The command that the arguments name, NULL if Valkey did not list it or is away, and its row. */
+const struct local_row *local_find(struct worker *w, const struct argv *a, const struct command **c);
 const struct local_row *local_rows(size_t *count);
 void local_forget(struct worker *w); /* the command table changes */
 

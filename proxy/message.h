@@ -106,6 +106,10 @@ struct gate {
     _Atomic int mode;       /* enum durability, server-wide */
     _Atomic int tracking;   /* some session is sync: async writes must name their keys */
     _Atomic uint64_t epoch; /* the open epoch of async writes */
+    /* Until this moment (CLOCK_BOOTTIME, read after the reply was) the core would release any sync read at once, so
+     * that it need not be asked: nothing is under way or tainted, the lease lasts. 0: ask. It relies on one loop:
+     * what a worker posts is with the core before the same turn's output leaves. */
+    _Atomic uint64_t reads_until_boot_ms;
     _Atomic int progress_percent; /* of a rebuild, for -LOADING */
 };
 

@@ -4,7 +4,9 @@
  *     └── command 1 ┘ └ begun ──▶ the rest of it comes later
  *
  * Each argument is copied once, in the callback that hiredis makes for it, to where it stands in the canonical
- * command. So what is handed out never depends on how a client's bytes were spelt or cut.
+ * command. So what is handed out never depends on how a client's bytes were spelt or cut. A command that is there as
+ * a whole and is spelt canonically to the last byte needs no reader: it is copied as it is (most are; it takes a
+ * third of the time).
  *
  * The reader is fed ahead, a slice at a time: after a command, `ahead` bytes of what the caller will pass again (he
  * was told that they were not used) are already inside. They are a copy only: at a command's boundary they can be
@@ -266,6 +268,43 @@ static enum resp_result multibulk(struct resp_pool *pool, struct resp_parser *p,
     }
 }
 
+/* ---- multibulk commands that are whole and written as we would write them ---- */
+
+/* Its arguments' places into p->arg; returns its bytes, 0 if it is anything else. Nothing is refused here: what does
+ * not fit in every respect is left to the reader, with its limits and its words. */
+static size_t plain_command(struct resp_parser *p, const char *s, size_t n)
+{
+    size_t max = n < p->limits->query_bytes_max ? n : p->limits->query_bytes_max, at, count, place, len, end;
+
+    if (p->strict || max < 1 || (at = resp_plain_number(s + 1, max - 1, &count)) == 0 || count == 0 ||
+        count > p->cap || count > p->limits->args_max)
+        return 0;
+    at++;
+    for (size_t i = 0; i < count; i++) {
+        end = resp_plain_bulk(s + at, max - at, &place, &len);
+        if (end == 0 || len > p->limits->bulk_bytes_max)
+            return 0;
+        p->arg[i] = (struct arg){at + place, len};
+        at += end;
+    }
+    p->count = count;
+    return at;
+}
+
+/* It is its own canonical form. Between commands only. */
+static bool take_plain(struct resp_parser *p, const char *bytes, size_t n, size_t *used)
+{
+    size_t end = plain_command(p, bytes, n);
+
+    if (end == 0)
+        return false;
+    if (p->ahead > 0)
+        resp_reader_clear(p);
+    buf_append(&p->canon, bytes, end);
+    *used = end;
+    return true;
+}
+
 /* ---- inline commands ---- */
 
 static bool line_split(struct resp_parser *p)
@@ -314,12 +353,16 @@ static enum resp_result inline_line(struct resp_parser *p, const char *bytes, si
 
 /* ---- the door ---- */
 
-/* A new command begins at bytes[0]. Nothing is borrowed any more. */
-static bool begin(struct resp_parser *p, const char *bytes, size_t n)
+/* A new command begins. Nothing is borrowed any more. */
+static void clear(struct resp_parser *p)
 {
     resp_parser_clear(p);
     buf_clear(&p->canon);
     buf_clear(&p->line);
+}
+
+static bool begin(struct resp_parser *p, const char *bytes, size_t n)
+{
     if (bytes[0] == '*')
         return multibulk_begin(p, n);
     resp_reader_clear(p);
@@ -355,11 +398,13 @@ enum resp_result resp_parse(struct resp_pool *pool, struct resp_parser **parser,
         size_t step = 0;
 
         *error = "ERR out of memory";
-        if (p->state == BETWEEN && !begin(p, bytes + at, n - at)) {
+        if (p->state == BETWEEN)
+            clear(p);
+        if (p->state == BETWEEN && bytes[at] == '*' && take_plain(p, bytes + at, n - at, &step))
+            result = RESP_COMMAND;
+        else if (p->state == BETWEEN && !begin(p, bytes + at, n - at))
             result = RESP_ERROR;
-            break;
-        }
-        if (p->state == MULTIBULK)
+        else if (p->state == MULTIBULK)
             result = multibulk(pool, p, bytes + at, n - at, &step, error);
         else
             result = inline_line(p, bytes + at, n - at, &step, error);

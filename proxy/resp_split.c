@@ -1,5 +1,6 @@
 /* Delimits replies: hiredis' reader without callbacks says where each ends, the bytes themselves are lent on as they
- * came.
+ * came. Most replies are one bulk string, status or integer, and whole: those are told at a glance, which takes a
+ * quarter of the reader's time (a fifth of all that a pipelined GET takes); the reader gets what is left.
  *
  *     bytes of one call   |....end of r1|r2........|r3....|r4 ...
  *     partial  |r1 ...        └ joined      └ lent    └ lent   └ copied to partial
@@ -10,20 +11,16 @@
  * Valkey puts the text of a Lua error into an error line as it is, line feeds included: EVAL "error('a\nb')". hiredis
  * refuses such a line. A client must not be able to cut a lane that others share, so a reply that hiredis refuses is
  * delimited again, by its headers alone; the reader starts afresh behind it. */
-#include <hiredis/hiredis.h>
-#include <hiredis/read.h>
 #include <hiredis/sds.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "log/base/diag.h"
-#include "proxy/resp.h"
-
-#if HIREDIS_MAJOR < 1
-#error "hiredis 1.0 or later is needed: make deps"
-#endif
+#include "proxy/resp_internal.h"
 
 enum {
+    PLAIN_LINE_BYTES_MAX = 64,        /* a status that is longer is the reader's, as is ... */
+    PLAIN_DIGITS_MAX = 18,            /* ... an integer of more digits */
     SLICE_BYTES = 4096,               /* between replies */
     SLICE_BYTES_MAX = 16384,          /* inside a long one */
     KEEP_BYTES_MAX = 64 * 1024,       /* a longer buffer is released after its reply */
@@ -61,11 +58,6 @@ void resp_splitter_free(struct resp_splitter *s)
     redisReaderFree(s->reader);
     buf_free(&s->partial);
     free(s);
-}
-
-static size_t pending(const redisReader *r)
-{
-    return r->len - r->pos;
 }
 
 /* One reply is complete: bytes[start..end), behind what is in partial. */
@@ -170,6 +162,57 @@ static bool is_refused_line(const redisReader *r)
     return r->err == REDIS_ERR_PROTOCOL && strcmp(r->errstr, "Bad simple string value") == 0;
 }
 
+/* ---- replies that need no reader ---- */
+
+/* "+OK", ":12", "$-1": printable text between the first byte and the first CRLF. */
+static size_t plain_line(const char *s, size_t n)
+{
+    size_t at = 1, max = s[0] == ':' ? 1 + PLAIN_DIGITS_MAX : PLAIN_LINE_BYTES_MAX;
+
+    while (at < n && at < max && (s[0] == ':' ? s[at] >= '0' && s[at] <= '9' : s[at] >= ' '))
+        at++;
+    return at > 1 && at + 2 <= n && s[at] == '\r' && s[at + 1] == '\n' ? at + 2 : 0;
+}
+
+/* The length of the reply at s, if it is whole and of a plain kind; 0: ask the reader. */
+static size_t plain_reply(const char *s, size_t n)
+{
+    static const char nil[] = "$-1\r\n";
+    size_t at, len, end;
+
+    switch (s[0]) {
+    case '$':
+        end = resp_plain_bulk(s, n, &at, &len);
+        return end == 0 && n >= sizeof nil - 1 && memcmp(s, nil, sizeof nil - 1) == 0 ? sizeof nil - 1 : end;
+    case '_':
+        return n >= 3 && s[1] == '\r' && s[2] == '\n' ? 3 : 0;
+    case '+':
+    case ':':
+        return plain_line(s, n);
+    default:
+        return 0;
+    }
+}
+
+/* The reader is at the end of a reply; what it was fed beyond that is ours to feed again. */
+static void take_plain(struct resp_splitter *s, const char *bytes, size_t n, size_t *start, size_t *fed,
+                       bool (*each)(void *arg, const char *reply, size_t n), void *arg, bool *go_on)
+{
+    size_t from = *start, end;
+
+    while (*go_on && *start < n && (end = plain_reply(bytes + *start, n - *start)) > 0) {
+        *go_on = each(arg, bytes + *start, end);
+        *start += end;
+    }
+    if (*start == from)
+        return;
+    if (resp_pending(s->reader) > 0) {
+        sdsclear(s->reader->buf);
+        s->reader->pos = s->reader->len = 0;
+    }
+    *fed = *start;
+}
+
 /* ---- all of them ---- */
 
 /* After a call that gave nothing: what the reader waits for must stay within limits. */
@@ -177,8 +220,8 @@ static bool incomplete_is_sane(struct resp_splitter *s)
 {
     const redisReader *r = s->reader;
 
-    s->in_line = pending(r) >= SLICE_BYTES && memchr(r->buf + r->pos, '\n', pending(r)) == NULL;
-    return r->ridx < DEPTH_MAX && !(s->in_line && pending(r) > LINE_BYTES_MAX);
+    s->in_line = resp_pending(r) >= SLICE_BYTES && memchr(r->buf + r->pos, '\n', resp_pending(r)) == NULL;
+    return r->ridx < DEPTH_MAX && !(s->in_line && resp_pending(r) > LINE_BYTES_MAX);
 }
 
 /* Takes what the reader has been fed of bytes[..*fed); may move *fed back, behind a reply that it refused. */
@@ -197,10 +240,11 @@ static bool take_replies(struct resp_splitter *s, const char *bytes, size_t n, s
         }
         if (token == NULL)
             return incomplete_is_sane(s);
-        end = *fed - pending(s->reader);
+        end = *fed - resp_pending(s->reader);
         if (!give(s, bytes, *start, end, each, arg, go_on))
             return false;
         *start = end;
+        take_plain(s, bytes, n, start, fed, each, arg, go_on);
     }
     return true;
 }
@@ -216,8 +260,10 @@ bool resp_split(struct resp_splitter *s, const char *bytes, size_t n,
             return false;
         start = fed;
     }
+    if (go_on && s->partial.len == 0 && !s->refused)
+        take_plain(s, bytes, n, &start, &fed, each, arg, &go_on);
     while (go_on && fed < n) {
-        size_t slice = pending(s->reader) >= SLICE_BYTES ? SLICE_BYTES_MAX : SLICE_BYTES;
+        size_t slice = resp_pending(s->reader) >= SLICE_BYTES ? SLICE_BYTES_MAX : SLICE_BYTES;
 
         if (slice > n - fed)
             slice = n - fed;
@@ -225,7 +271,7 @@ bool resp_split(struct resp_splitter *s, const char *bytes, size_t n,
             return false;
         fed += slice;
         if (s->in_line && memchr(bytes + fed - slice, '\n', slice) == NULL) {
-            if (pending(s->reader) > LINE_BYTES_MAX)
+            if (resp_pending(s->reader) > LINE_BYTES_MAX)
                 return false;
             continue;
         }

@@ -63,9 +63,7 @@ static bool hides_writes(const struct route_facts *f)
 {
     static const char word[] = "set_repl";
 
-    if (f->command == NULL)
-        return false;
-    if (!has_flag(f, CMD_SCRIPT) && f->treatment != TREAT_CAPTURED && strncmp(f->command->name, "function|", 9) != 0)
+    if (f->command == NULL || (!has_flag(f, CMD_SCRIPT | CMD_FUNCTION) && f->treatment != TREAT_CAPTURED))
         return false;
     for (size_t i = 1; i < f->args->count; i++)
         if (memmem(argv_at(f->args, i), argv_len(f->args, i), word, sizeof word - 1) != NULL)
@@ -228,10 +226,20 @@ static struct route by_flags(const struct route_facts *f)
     return to(ROUTE_LANE, kind);
 }
 
+/* Most commands, by a short way to what the steps below come to. */
+static bool plainly_read(const struct route_facts *f)
+{
+    return f->treatment == TREAT_BY_FLAGS && has_flag(f, CMD_PLAIN_READ) && f->full && f->gate == GATE_OPEN &&
+           !f->stateful && !f->in_multi && !f->subscribed && !f->monitoring;
+}
+
 struct route route_command(const struct route_facts *f)
 {
-    enum route_why why = objection(f);
+    enum route_why why;
 
+    if (plainly_read(f))
+        return to(ROUTE_LANE, OP_READ);
+    why = objection(f);
     if (why != WHY_NOT)
         return refuse(why);
     if (f->in_multi && !is_transaction(f->treatment)) {

@@ -64,7 +64,7 @@ struct key { /* one key hash with something to remember; gone when there is noth
 };
 
 struct marker {
-    uint64_t answered; /* async writes answered when it was sent */
+    uint64_t answered;                   /* async writes answered when it was sent */
     uint64_t number, resolves, first_us; /* first_us: oldest answer that this marker closes; 0 = none */
     bool control;                        /* sent on the control connection: it and the lane may overtake each other */
     struct op_list ops;
@@ -160,6 +160,8 @@ struct flight *flight_new(struct seq *s, const struct keyset *keys);
 void flight_close(struct seq *s, struct flight *f); /* the next marker closes it */
 void flights_seen(struct seq *s, uint64_t marker);
 bool may_be_touched(const struct seq *s, const struct keyset *keys);
+bool keys_calm(
+    const struct seq *s); /* no key is remembered, no flight, no async write that a marker does not close */
 void epochs_reset(struct seq *s);
 void epochs_marker_sent(struct seq *s, uint64_t marker);
 void epochs_seen(struct seq *s, uint64_t marker);

@@ -274,3 +274,14 @@ bool may_be_touched(const struct seq *s, const struct keyset *keys)
             return true;
     return false;
 }
+
+bool keys_calm(const struct seq *s)
+{
+    if (s->keys != NULL || s->taint_all > s->durable || s->last_taint_index > s->durable || s->flight_all > 0 ||
+        !TAILQ_EMPTY(&s->flights) || !TAILQ_EMPTY(&s->closing) || !TAILQ_EMPTY(&s->killing))
+        return false;
+    for (size_t i = 0; i < s->epoch_count; i++)
+        if (s->epochs[i].used)
+            return false;
+    return true;
+}

@@ -435,3 +435,8 @@ void seq_read(struct seq *s, struct op *op)
     }
     seq_hold(s, op, RULE(s, READS_WAIT) ? taint_need(s, &op->keys) : 0);
 }
+
+bool seq_is_calm(const struct seq *s)
+{
+    return s->attached && s->tracking && TAILQ_EMPTY(&s->unresolved) && keys_calm(s);
+}

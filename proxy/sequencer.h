@@ -87,7 +87,7 @@ void seq_void(struct seq *s);
 /* Everything seen in the stream is in the log and committed, nothing is under way: the log up to entry *index says
  * all that Valkey has done. */
 bool seq_is_clean(const struct seq *s, uint64_t *index);
-bool seq_is_idle(const struct seq *s); /* no op, and no async write unanswered */
+bool seq_is_idle(const struct seq *s);      /* no op, and no async write unanswered */
 uint64_t seq_answered(const struct seq *s); /* async writes answered and not durable: lost if the log is */
 
 /* ---- writes ---- */
@@ -114,6 +114,8 @@ void seq_async_end(struct seq *s, uint64_t epoch, uint64_t now_us);
 
 /* ---- reads of sync sessions ---- */
 void seq_read(struct seq *s, struct op *op); /* its reply came */
+/* Nothing is under way or tainted: seq_read() would release any read at once. */
+bool seq_is_calm(const struct seq *s);
 
 /* ---- the lane and its markers ---- */
 bool seq_lane_is_open(const struct seq *s);

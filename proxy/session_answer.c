@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "log/base/clock.h"
 #include "log/base/stream.h"
 #include "proxy/session.h"
 #include "proxy/worker_state.h"
@@ -303,6 +304,14 @@ static bool tells_nothing(const char *reply, size_t n)
     return n >= sizeof busy && memcmp(reply, busy, sizeof busy - 1) == 0;
 }
 
+/* The core would release it at once: message.h. */
+static bool nothing_to_wait_for(const struct worker *w)
+{
+    uint64_t until = atomic_load_explicit(&w->set.gate->reads_until_boot_ms, memory_order_acquire);
+
+    return until == UINT64_MAX || (until != 0 && clock_boot_ms() < until);
+}
+
 static void take_answer(struct task *t, const char *reply, size_t n)
 {
     t->op.error = reply[0] == '-';
@@ -315,7 +324,7 @@ static void take_answer(struct task *t, const char *reply, size_t n)
         task_free(t);
     } else if (t->on_reply != NULL) {
         t->on_reply(t, reply, n);
-    } else if (t->op.kind == OP_READ && t->op.sync && !tells_nothing(reply, n)) {
+    } else if (t->op.kind == OP_READ && t->op.sync && !tells_nothing(reply, n) && !nothing_to_wait_for(t->worker)) {
         to_core(t, TO_CORE_READ, reply, n);
     } else {
         session_answer(t, reply, n);

@@ -388,8 +388,8 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
 {
     struct worker *w = s->worker;
     struct gate *g = w->set.gate;
-    const struct command *c = w->commands != NULL ? command_find(w->commands, a) : NULL;
-    const struct local_row *row = local_row(w, c, a);
+    const struct command *c;
+    const struct local_row *row = local_find(w, a, &c);
     struct route_facts f = {.command = c, .args = a, .treatment = local_treatment(w, row), .in_multi = s->tx != NULL};
     enum dispatch done;
 

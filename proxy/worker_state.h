@@ -29,6 +29,7 @@ enum {
     WAIT_TICK_MS = 5,
     WORKER_FREE_TASKS_MAX = 4096,
     ROW_CACHE_SIZE = 1024,        /* power of two, several times the number of commands */
+    NAME_CACHE_SIZE = 64,         /* power of two */
     IDLE_TRIM_MS = 1000,          /* an idle session's buffers are freed after so long */
     RELOAD_COMMANDS_MS_MIN = 1000 /* at most one TO_CORE_RELOAD_COMMANDS in this time */
 };
@@ -44,6 +45,13 @@ struct pause {         /* CLIENT PAUSE: pause.h */
     size_t settling; /* sessions whose PAUSE waits for writes under way */
     TAILQ_HEAD(, session) held;
     struct loop_timer *timer;
+};
+
+struct name_cache { /* by the very bytes of a command's name, at most eight, as a client has sent them */
+    uint64_t name;
+    size_t n; /* 0: empty */
+    const struct command *command;
+    const struct local_row *row;
 };
 
 struct worker {
@@ -66,6 +74,7 @@ struct worker {
     struct stream_ids *ids;           /* of XADD with `*` */
     struct command_table *commands;   /* kept while Valkey is away, for arities and names */
     struct row_cache rows[ROW_CACHE_SIZE];
+    struct name_cache names[NAME_CACHE_SIZE];
     struct lanes *lanes;
     struct users *users;
     struct task_list free_tasks, cooling; /* cooling: the core may still read a message about it */

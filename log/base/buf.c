@@ -9,19 +9,6 @@
 
 enum { BUF_BYTES_MIN = 256, DECIMAL_BYTES_MAX = 20, VARINT_BYTES_MAX = 10 };
 
-void buf_free(struct buf *b)
-{
-    free(b->data);
-    *b = (struct buf){0};
-}
-
-void buf_clear(struct buf *b)
-{
-    b->start = 0;
-    b->len = 0;
-    b->failed = false;
-}
-
 char *buf_head(const struct buf *b)
 {
     return b->data == NULL ? NULL : b->data + b->start;
@@ -84,11 +71,11 @@ void buf_grew(struct buf *b, size_t n)
     b->len += n;
 }
 
-void buf_append(struct buf *b, const void *bytes, size_t n)
+void buf_append_growing(struct buf *b, const void *bytes, size_t n)
 {
-    char *to;
+    char *to = buf_tail(b, n);
 
-    if (n == 0 || (to = buf_tail(b, n)) == NULL)
+    if (to == NULL)
         return;
     memcpy(to, bytes, n);
     b->len += n;

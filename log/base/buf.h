@@ -1,4 +1,5 @@
-/* A growable run of bytes, and a checked cursor to read one. All pointer arithmetic of the project is here.
+/* A growable run of bytes, and a checked cursor to read one. All pointer arithmetic of the project is here and in
+ * buf.c.
  *
  *     data                                cap
  *     |--consumed--|--------len--------|--free--|
@@ -9,6 +10,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 struct buf {
     char *data;
@@ -17,13 +20,33 @@ struct buf {
 };
 
 /* A zeroed struct buf is an empty buffer. */
-void buf_free(struct buf *b);                  /* releases memory; the buffer is empty and usable again */
-void buf_clear(struct buf *b);                 /* empties, keeps memory */
+static inline void buf_free(struct buf *b) /* releases memory; the buffer is empty and usable again */
+{
+    if (b->data != NULL)
+        free(b->data);
+    *b = (struct buf){0};
+}
+static inline void buf_clear(struct buf *b) /* empties, keeps memory */
+{
+    b->start = b->len = 0;
+    b->failed = false;
+}
 char *buf_head(const struct buf *b);           /* first byte; valid until the next change; NULL if never filled */
 bool buf_reserve(struct buf *b, size_t extra); /* room for `extra` more bytes; false (and failed) if none */
 char *buf_tail(struct buf *b, size_t extra);   /* reserve, then where the next byte goes; NULL on failure */
 void buf_grew(struct buf *b, size_t n);        /* n bytes were written at buf_tail() */
-void buf_append(struct buf *b, const void *bytes, size_t n); /* bytes must not be inside b */
+void buf_append_growing(struct buf *b, const void *bytes, size_t n);      /* buf_append() when there is no room */
+static inline void buf_append(struct buf *b, const void *bytes, size_t n) /* bytes must not be inside b */
+{
+    if (n == 0)
+        return;
+    if (b->data == NULL || n > b->cap - b->start - b->len) {
+        buf_append_growing(b, bytes, n);
+        return;
+    }
+    memcpy(b->data + b->start + b->len, bytes, n);
+    b->len += n;
+}
 void buf_text(struct buf *b, const char *text);
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void buf_u8(struct buf *b, uint8_t v);

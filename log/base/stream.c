@@ -214,14 +214,14 @@ void stream_hand_over(struct stream *s, const struct stream_events *events, void
 
 struct buf *stream_out(struct stream *s)
 {
-    loop_mark_dirty(s->loop, s);
+    if (!s->in_dirty)
+        loop_mark_dirty(s->loop, s);
     return &s->out;
 }
 
 void stream_write(struct stream *s, const void *bytes, size_t n)
 {
-    buf_append(&s->out, bytes, n);
-    loop_mark_dirty(s->loop, s);
+    buf_append(stream_out(s), bytes, n);
 }
 
 size_t stream_pending(const struct stream *s)

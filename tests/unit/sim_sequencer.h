@@ -25,7 +25,7 @@ enum { SIM_WHY_BYTES = 512 };
 struct sim_counts { /* over all runs of a simulator */
     uint64_t steps, commands, released_writes, released_reads, failed, crashes_looked_at, attachments, rebuilds,
         restarts, lanes_broken, snapshots, forged, waits, losses, led_again, followed, lost_async, clean, refused,
-        transactions;
+        transactions, calm;
 };
 
 enum sim_profile {

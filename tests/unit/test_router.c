@@ -66,8 +66,9 @@ static struct route ask_both(struct route_facts f, const char *words, bool *repl
         arg[a.count++] = (struct arg){(size_t)(w - text), strlen(w)};
     }
     f.args = &a;
-    f.command = command_find(worker->commands, &a);
-    f.treatment = local_row(worker, f.command, &a)->treatment;
+    f.treatment = local_find(worker, &a, &f.command)->treatment;
+    assert_ptr_equal(f.command, command_find(worker->commands, &a)); /* as remembered by its name's bytes, if it is */
+    assert_int_equal(f.treatment, local_row(worker, f.command, &a)->treatment);
     f.marker_channel = "holdfast-marker:";
     if (replicates != NULL)
         *replicates = route_replicates(&f);

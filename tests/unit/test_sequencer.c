@@ -62,7 +62,7 @@ static void test_rule_holds(void **state)
     if (seeds >= 1000) { /* what never happens proves nothing */
         assert_true(c->rebuilds > 0 && c->restarts > 0 && c->lanes_broken > 0);
         assert_true(c->forged > 0 && c->waits > 0 && c->snapshots > 0 && c->failed > 0);
-        assert_true(c->refused > 0 && c->led_again > 0 && c->followed > 0 && c->transactions > 0);
+        assert_true(c->refused > 0 && c->led_again > 0 && c->followed > 0 && c->transactions > 0 && c->calm > 0);
     }
     sim_free(w);
     assert_int_equal(failures, 0);
