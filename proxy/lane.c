@@ -36,6 +36,7 @@ struct lanes {
     size_t per_proto, next;
     struct lane control;
     struct lane lane[2][LANES_PER_PROTO_MAX]; /* [0]: RESP2, [1]: RESP3 */
+    struct lane scripts[2];                   /* for sessions that run scripts: likewise */
 };
 
 static void lane_open(struct lane *l);
@@ -168,12 +169,16 @@ struct lanes *lanes_new(struct worker *w)
         init(ls, &ls->lane[0][i], 2, "lane", i);
         init(ls, &ls->lane[1][i], 3, "lane3-", i);
     }
+    init(ls, &ls->scripts[0], 2, "scripts", 2);
+    init(ls, &ls->scripts[1], 3, "scripts", 3);
     return ls;
 }
 
 static void each_lane(struct lanes *ls, void (*f)(struct lane *l))
 {
     f(&ls->control);
+    f(&ls->scripts[0]);
+    f(&ls->scripts[1]);
     for (size_t i = 0; i < ls->per_proto; i++) {
         f(&ls->lane[0][i]);
         f(&ls->lane[1][i]);
@@ -206,6 +211,7 @@ size_t lanes_count(const struct lanes *ls)
 {
     size_t open = ls->control.state == LANE_OPEN ? 1 : 0;
 
+    open += (size_t)(ls->scripts[0].state == LANE_OPEN) + (size_t)(ls->scripts[1].state == LANE_OPEN);
     for (size_t i = 0; i < ls->per_proto; i++)
         open += (size_t)(ls->lane[0][i].state == LANE_OPEN) + (size_t)(ls->lane[1][i].state == LANE_OPEN);
     return open;
@@ -219,8 +225,10 @@ struct lane *lanes_control(struct lanes *ls)
 /* A session keeps its lane while that is open; otherwise it takes the next one, open ones first. */
 struct lane *lanes_of(struct lanes *ls, struct session *s)
 {
-    struct lane *row = ls->lane[s->proto == 3 ? 1 : 0];
+    struct lane *row = ls->lane[s->proto == 3 ? 1 : 0], *scripts = &ls->scripts[s->proto == 3 ? 1 : 0];
 
+    if (s->scripts)
+        return scripts->state == LANE_OPEN ? scripts : NULL;
     if (s->lane != NULL && s->lane->proto == s->proto && s->lane->state == LANE_OPEN)
         return s->lane;
     for (size_t i = 0; i < ls->per_proto; i++) {

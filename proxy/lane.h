@@ -2,7 +2,8 @@
  *
  * Reads and, for async sessions, writes. Each session sticks to one lane, so that its commands run in its order. One
  * more, the control lane, never carries scripts or large replies: the worker's own questions, SCRIPT KILL, CLIENT
- * UNBLOCK.
+ * UNBLOCK. And one for all sessions that have run a script: while one runs for long, Valkey answers everybody else
+ * with -BUSY, and so it must be possible to ask it; only on the script's own lane nothing comes before its end.
  *
  *   CLOSED ──open──▶ CONNECTING ──handshake──▶ OPEN ──broke──▶ CLOSED, again after 10 ms doubling to 1 s */
 #ifndef HF_LANE_H

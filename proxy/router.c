@@ -15,6 +15,8 @@
 
 #include <string.h>
 
+#include "proxy/scripts.h"
+
 static bool has_flag(const struct route_facts *f, uint32_t flag)
 {
     return f->command != NULL && (f->command->flags & flag) != 0;
@@ -26,6 +28,14 @@ static bool unknown(const struct route_facts *f)
     return f->command == NULL || (has_flag(f, CMD_CONTAINER) && f->args->count > 1);
 }
 
+/* A script without writes is a read: Valkey holds it to that, PFCOUNT included. */
+static bool promises_no_writes(const struct route_facts *f)
+{
+    if (!argv_is(f->args, 0, "eval"))
+        return f->no_writes;
+    return f->args->count > 1 && script_promises_no_writes(argv_at(f->args, 1), argv_len(f->args, 1));
+}
+
 bool route_may_write(const struct route_facts *f)
 {
     if (f->treatment == TREAT_CAPTURED)
@@ -35,7 +45,7 @@ bool route_may_write(const struct route_facts *f)
     if (unknown(f) || has_flag(f, CMD_WRITE))
         return true;
     if (has_flag(f, CMD_SCRIPT))
-        return !has_flag(f, CMD_READONLY);
+        return !has_flag(f, CMD_READONLY) && !promises_no_writes(f);
     /* PFCOUNT may rewrite its key; PUBLISH has no key and changes nothing. */
     return has_flag(f, CMD_MAY_REPLICATE) && has_flag(f, CMD_HAS_KEYS);
 }
@@ -68,31 +78,6 @@ static bool hides_writes(const struct route_facts *f)
     for (size_t i = 1; i < f->args->count; i++)
         if (memmem(argv_at(f->args, i), argv_len(f->args, i), word, sizeof word - 1) != NULL)
             return true;
-    return false;
-}
-
-/* "#!lua flags=no-writes,allow-stale": Valkey holds the script to it. */
-static bool promises_no_writes(const struct route_facts *f)
-{
-    static const char flags[] = "flags=", word[] = "no-writes";
-    const char *at, *end;
-
-    if (!argv_is(f->args, 0, "eval") || f->args->count < 2 || !begins_with(f->args, 1, "#!"))
-        return false;
-    at = argv_at(f->args, 1);
-    end = memchr(at, '\n', argv_len(f->args, 1));
-    if (end == NULL || (at = memmem(at, (size_t)(end - at), flags, sizeof flags - 1)) == NULL)
-        return false;
-    at += sizeof flags - 2;
-    while (at < end && *at != ' ' && *at != '\r') { /* at the '=' or ',' before a flag */
-        const char *flag = at + 1, *next = flag;
-
-        while (next < end && *next != ',' && *next != ' ' && *next != '\r')
-            next++;
-        if ((size_t)(next - flag) == sizeof word - 1 && memcmp(flag, word, sizeof word - 1) == 0)
-            return true;
-        at = next;
-    }
     return false;
 }
 
@@ -212,7 +197,8 @@ static struct route write_route(const struct route_facts *f, bool blocks)
 
 static struct route by_flags(const struct route_facts *f)
 {
-    enum op_kind kind = has_flag(f, CMD_READONLY) ? OP_READ : OP_NEUTRAL;
+    bool reads = has_flag(f, CMD_READONLY) || (has_flag(f, CMD_SCRIPT) && promises_no_writes(f));
+    enum op_kind kind = reads ? OP_READ : OP_NEUTRAL;
     bool blocks = f->command != NULL && command_blocks(f->command, f->args);
 
     if (!f->reader && route_may_write(f)) {

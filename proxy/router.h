@@ -51,7 +51,8 @@ struct route_facts {
     bool full;               /* the user may do everything: shared lanes may carry its commands */
     bool subscribed;         /* RESP2: only a few commands are allowed */
     bool monitoring;
-    bool reader; /* came by reader-port: nothing that may write */
+    bool no_writes; /* EVALSHA of a script that is known to promise it (scripts.h) */
+    bool reader;    /* came by reader-port: nothing that may write */
     enum gate_state gate;
     enum gate_refusal refusal;
     uint64_t write_bytes_max; /* a write larger than this finds no room in the log; 0 = no limit */

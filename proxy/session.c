@@ -441,6 +441,7 @@ void session_reset(struct session *s)
     s->watching = s->tracking = s->monitoring = s->no_touch = s->no_evict = s->reply_off = s->skip_next = false;
     s->tracking_bcast = s->redirected_to = s->redirects = s->readonly = false;
     s->channels = s->patterns = s->shard_channels = 0;
+    s->scripts = false;
     s->redirect_id = 0;
     s->proto = 2;
     s->db = 0;

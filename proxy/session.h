@@ -87,11 +87,11 @@ static inline struct task *task_of(struct op *op)
 
 enum hold {
     HOLD_NONE,
-    HOLD_CAME,  /* until Valkey has answered all earlier commands */
-    HOLD_EMPTY, /* until the client has been answered all earlier commands */
-    HOLD_READY, /* until a connection is there */
-    HOLD_ROOM,  /* until there is room: fewer ops, fewer unsent bytes */
-    HOLD_PAUSE, /* CLIENT PAUSE (pause.h) */
+    HOLD_CAME,   /* until Valkey has answered all earlier commands */
+    HOLD_EMPTY,  /* until the client has been answered all earlier commands */
+    HOLD_READY,  /* until a connection is there */
+    HOLD_ROOM,   /* until there is room: fewer ops, fewer unsent bytes */
+    HOLD_PAUSE,  /* CLIENT PAUSE (pause.h) */
     HOLD_SETTLE, /* CLIENT PAUSE itself: until the writes under way have come */
     HOLD_RIGHTS  /* until Valkey has said whether its user may (rights.h) */
 };
@@ -161,6 +161,7 @@ struct session {
     bool authenticated;
     bool reply_off, skip_next; /* CLIENT REPLY */
     bool eof;                  /* the client sends no more, but may wait for answers */
+    bool scripts;              /* has run one: it shares lanes with others that have */
     bool barrier;              /* nothing more starts until Valkey has answered what was sent */
     bool no_touch, no_evict;
     bool watching, tracking, monitoring;

@@ -20,6 +20,7 @@
 #include "proxy/pause.h"
 #include "proxy/pinned.h"
 #include "proxy/rights.h"
+#include "proxy/scripts.h"
 #include "proxy/session.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
@@ -384,6 +385,21 @@ static enum dispatch serve(struct session *s, const struct route_facts *f, const
     return follow(s, f, &r, row);
 }
 
+/* What a script says of itself; and from now on the session shares a lane with others that run some. */
+static bool look_at_script(struct session *s, const struct command *c, const struct argv *a)
+{
+    struct scripts *known = s->worker->scripts;
+
+    if (strcmp(c->name, "script|load") == 0 && a->count == 3)
+        scripts_learn(known, argv_at(a, 2), argv_len(a, 2));
+    if ((c->flags & CMD_SCRIPT) == 0)
+        return false;
+    s->scripts = true;
+    if (a->count > 1 && strcmp(c->name, "eval") == 0)
+        scripts_learn(known, argv_at(a, 1), argv_len(a, 1));
+    return a->count > 1 && strcmp(c->name, "evalsha") == 0 && scripts_no_writes(known, argv_at(a, 1), argv_len(a, 1));
+}
+
 enum dispatch session_dispatch(struct session *s, const struct argv *a)
 {
     struct worker *w = s->worker;
@@ -404,6 +420,7 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
         session_say_stranger(s, c, row, a);
         return DISPATCHED;
     }
+    f.no_writes = c != NULL && (c->flags & (CMD_SCRIPT | CMD_NOSCRIPT)) != 0 && look_at_script(s, c, a);
     f.mode = session_mode(s);
     f.reader = s->reader;
     f.full = session_full(s);

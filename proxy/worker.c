@@ -25,6 +25,7 @@
 #include "proxy/pinned.h"
 #include "proxy/relay.h"
 #include "proxy/rights.h"
+#include "proxy/scripts.h"
 #include "proxy/stream_ids.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
@@ -398,6 +399,7 @@ struct worker *worker_new(struct loop *l, const struct diag *d, const struct wor
     w->pool = resp_pool_new(&w->limits);
     w->lanes = lanes_new(w);
     w->users = users_new(w);
+    w->scripts = scripts_new();
     w->tick = loop_timer_new(l, on_tick, w);
     loop_timer_every(w->tick, WORKER_TICK_MS);
     w->wait_tick = loop_timer_new(l, on_wait_tick, w);
@@ -447,6 +449,7 @@ void worker_free(struct worker *w)
             on_message(w, &m);
     listen_free(w->listen);
     users_free(w->users);
+    scripts_free(w->scripts);
     resp_pool_free(w->pool);
     loop_timer_free(w->tick);
     loop_timer_free(w->wait_tick);

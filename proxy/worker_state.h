@@ -21,6 +21,7 @@ struct lanes;
 struct listen;
 struct local_row;
 struct relay;
+struct scripts;
 struct stream_ids;
 struct users;
 
@@ -77,6 +78,7 @@ struct worker {
     struct name_cache names[NAME_CACHE_SIZE];
     struct lanes *lanes;
     struct users *users;
+    struct scripts *scripts;
     struct task_list free_tasks, cooling; /* cooling: the core may still read a message about it */
     size_t free_count, task_count;
     struct task_list waits; /* WAIT, WAITAOF with a deadline */

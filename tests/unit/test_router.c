@@ -385,6 +385,26 @@ static void scripts_that_hide_writes(void **state)
     expect(sync_session, "SET set_repl set_repl", ROUTE_WRITE, OP_WRITE);
 }
 
+static void scripts_without_writes_are_reads(void **state)
+{
+    struct route_facts known = sync_session, known_async = async_session, refused = sync_session;
+
+    (void)state;
+    known.no_writes = known_async.no_writes = true;
+    refused.refusal = WRITES_REFUSED_LAG;
+    expect(sync_session, "EVAL_RO x 0", ROUTE_LANE, OP_READ);
+    expect(sync_session, "FCALL_RO f 0", ROUTE_LANE, OP_READ);
+    expect(sync_session, "EVALSHA x 0", ROUTE_WRITER, OP_CAPTURED);
+    expect(known, "EVALSHA x 0", ROUTE_LANE, OP_READ);
+    expect(known_async, "EVALSHA x 0", ROUTE_LANE, OP_READ);
+    expect(sync_session, "FCALL f 0", ROUTE_WRITER, OP_CAPTURED);
+    expect_refused(refused, "EVALSHA x 0", WHY_CLUSTERDOWN);
+    refused.no_writes = true;
+    expect(refused, "EVALSHA x 0", ROUTE_LANE, OP_READ);
+    known.full = false;
+    expect(known, "EVALSHA x 0", ROUTE_PINNED, OP_READ);
+}
+
 /* Every row's name is one that Valkey lists, or one that we know it does not. */
 /* As in Valkey: what may write, and what is sent to replicas. */
 static void client_pause_holds_up_writes(void **state)
@@ -465,6 +485,7 @@ int main(void)
         cmocka_unit_test(never_available),
         cmocka_unit_test(marker_channel_is_ours),
         cmocka_unit_test(scripts_that_hide_writes),
+        cmocka_unit_test(scripts_without_writes_are_reads),
         cmocka_unit_test(client_pause_holds_up_writes),
         cmocka_unit_test(rows_have_names_of_valkey),
     };
