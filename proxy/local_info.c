@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "proxy/local.h"
+#include "proxy/pause.h"
 #include "proxy/users.h"
 #include "proxy/worker_state.h"
 
@@ -32,12 +33,19 @@ static void our_section(const struct session *s, struct buf *out)
 static bool our_line(const struct session *s, const char *line, size_t n, struct buf *out)
 {
     static const char *const names[] = {"tcp_port:", "connected_clients:", "maxclients:", "connected_slaves:"};
+    static const char blocked[] = "blocked_clients:";
     const struct config *c = s->worker->config;
     uint64_t values[] = {(uint64_t)(s->reader ? c->reader_port : c->port), s->worker->session_count,
                          (uint64_t)c->maxclients, 0};
 
     if (n > 6 && memcmp(line, "slave", 5) == 0 && line[5] >= '0' && line[5] <= '9') /* our tap is nobody's replica */
         return true;
+    if (n > sizeof blocked && memcmp(line, blocked, sizeof blocked - 1) == 0) { /* by Valkey, and by CLIENT PAUSE */
+        uint64_t theirs = strtoull(line + sizeof blocked - 1, NULL, 10);        /* ends at its CR */
+
+        buf_printf(out, "%s%llu\r\n", blocked, (unsigned long long)(theirs + pause_held(s->worker)));
+        return true;
+    }
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (n < strlen(names[i]) || memcmp(line, names[i], strlen(names[i])) != 0)
             continue;

@@ -57,12 +57,22 @@ void pause_forget(struct session *s)
 bool pause_holds(struct session *s, const struct route_facts *f)
 {
     const struct pause *p = &s->worker->pause;
-    bool writes = f->treatment == TREAT_EXEC ? s->tx != NULL && s->tx->writes : route_replicates(f);
+    bool writes = f->treatment == TREAT_EXEC ? s->tx != NULL && s->tx->pauses : route_replicates(f);
 
     if (p->until_ms == 0 || s->monitoring || s->settles || (!p->all && !writes) || s->worker->draining)
         return false;
     hold(s);
     return true;
+}
+
+uint64_t pause_held(const struct worker *w)
+{
+    const struct session *s;
+    uint64_t count = 0;
+
+    TAILQ_FOREACH(s, &w->pause.held, in_paused)
+    count += s->settles ? 0 : 1;
+    return count;
 }
 
 /* Blocked ones may stay so for ever: what wakes them is held. */

@@ -10,6 +10,7 @@
 #define HF_PAUSE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct route_facts;
 struct session;
@@ -21,5 +22,6 @@ bool pause_holds(struct session *s, const struct route_facts *f);
 void pause_forget(struct session *s); /* the session ends */
 /* Each turn: answers PAUSE when nothing that it must wait for is under way. true: somebody was kicked. */
 bool pause_settle(struct worker *w);
+uint64_t pause_held(const struct worker *w); /* how many sessions it holds */
 
 #endif

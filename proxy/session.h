@@ -134,6 +134,7 @@ struct transaction { /* MULTI to EXEC */
     size_t bytes;
     uint32_t db;  /* after the SELECTs that were queued */
     bool writes;  /* something that may write was queued */
+    bool pauses;  /* something that CLIENT PAUSE WRITE holds was queued */
     bool refused; /* an error was answered to a queued command: EXEC must not run the rest */
     bool selects;
 };

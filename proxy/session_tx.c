@@ -257,6 +257,7 @@ static void note(struct session *s, const struct route_facts *f)
     tx->commands++;
     tx->bytes += f->args->n;
     tx->writes = tx->writes || route_may_write(f);
+    tx->pauses = tx->pauses || route_replicates(f);
     if (tx->place == TX_HERE)
         return; /* keys are looked for at EXEC */
     if (route_may_write(f) && !known)

@@ -93,3 +93,22 @@ def test_a_refused_password_is_answered_in_any_database(rig, proto):
         assert c("AUTH", "alice", "right") == b"OK" and c("ACL", "WHOAMI") == b"alice" and c("GET", "k") == b"in 9"
         assert c("ACL", "SETUSER", "bob", "on", ">right", "+get", "~*") == b"OK"  # neither SELECT nor HELLO
         assert c("AUTH", "bob", "right") == b"OK" and c("GET", "k") == b"in 9" and is_error(c.ask("SET", "k", 1), "NOPERM")
+
+
+def test_what_client_pause_holds_is_counted_as_blocked(rig):
+    _, h = rig.pair(durability="async")
+    with h.client() as admin, h.client() as a, h.client() as b, h.client() as c:
+        def blocked():
+            return int(info_fields(admin("INFO", "clients"))["blocked_clients"])
+        assert admin("CLIENT", "PAUSE", 100000, "WRITE") == b"OK"
+        c.send("BLPOP", "nothing", 0)  # a write: held, not yet waiting
+        a.send("SET", "k", 1)
+        wait_until(lambda: blocked() == 2, 5, "two are held")
+        read_only = "#!lua flags=no-writes\nreturn redis.call('GET', KEYS[1])"
+        assert b.pipeline([("MULTI",), ("EVAL", read_only, 1, "k"), ("GET", "k"), ("EXEC",)])[3] == [None, None]
+        b.raw(encode("MULTI") + encode("PUBLISH", "ch", "m") + encode("EXEC"))
+        assert b.read() == b"OK"
+        wait_until(lambda: blocked() == 3, 5, "PUBLISH is held, since it is in the stream")
+        assert admin("CLIENT", "UNPAUSE") == b"OK"
+        assert a.read() == b"OK" and [b.read(), b.read()] == [b"QUEUED", [0]]
+        wait_until(lambda: blocked() == 1, 5, "only BLPOP waits")
