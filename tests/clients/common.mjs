@@ -2,6 +2,7 @@
 //
 // HOLDFAST_PORT             where clients connect to
 // HOLDFAST_VALKEY_PIDFILE   the pid of the Valkey behind it; empty when a bare Valkey is tried, which has no modes and is not killed
+// HOLDFAST_GROUP            for the failovers: the file that tells of the three nodes
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""Runs the client libraries' suites against one Holdfast that spawns its own Valkey.
+"""Runs the client libraries' suites against one Holdfast that spawns its own Valkey; the failovers against a group of three nodes.
 
-    run.py [--valkey] [suite ...]       suites: python ioredis iovalkey node_redis glide; default: all
+    run.py [--valkey] [suite ...]       suites: python ioredis iovalkey node_redis glide python_failover failover; default: all
 
 HOLDFAST_BIN is what runs (default build/holdfast); --valkey tries the suites against a bare valkey-server instead. The Node.js
 libraries are installed from package-lock.json when that is newer than what is there. The last line is always
@@ -9,20 +9,25 @@ libraries are installed from package-lock.json when that is newer than what is t
 """
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import xml.etree.ElementTree as xml
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
+from group import Group  # noqa: E402
 from harness import Holdfast, Valkey  # noqa: E402
 
-NODE_SUITES = ["ioredis", "iovalkey", "node_redis", "glide"]
-SUITES = ["python", *NODE_SUITES]
+GROUP_SUITES = ["python_failover", "failover"]
+NODE_SUITES = ["ioredis", "iovalkey", "node_redis", "glide", "failover"]
+SUITES = ["python", "ioredis", "iovalkey", "node_redis", "glide", *GROUP_SUITES]
+RESTART_S = 2.0  # as a supervisor that is in no hurry
 SUITE_SECONDS_MAX = 600
 
 
@@ -48,8 +53,8 @@ def count(report):
 
 def run_suite(name, env, directory):
     report = directory / f"{name}.xml"
-    if name == "python":
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-ra", f"--junitxml={report}", "test_clients_python.py"]
+    if name.startswith("python"):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-ra", f"--junitxml={report}", f"test_clients_{name}.py"]
     else:
         command = ["node", "--test", "--test-concurrency=1", "--test-reporter=spec", "--test-reporter-destination=stdout",
                    "--test-reporter=junit", f"--test-reporter-destination={report}", f"{name}.test.mjs"]
@@ -83,6 +88,67 @@ def server(bare, directory):
         thing.close()
 
 
+class Supervisor(threading.Thread):
+    """Starts again what a suite has killed, and tells in a file where everything is and which processes it is."""
+
+    def __init__(self, group, place):
+        super().__init__(daemon=True)
+        self.group, self.place, self.ends = group, place, threading.Event()
+        self.tell()
+
+    def tell(self):
+        members = [{"name": m.name, "port": m.port, "admin": m.admin_port, "pids": [m.pid, m.valkey_process.pid]} for m in self.group]
+        made = self.place.with_suffix(".new")
+        made.write_text(json.dumps({"members": members}))
+        made.rename(self.place)
+
+    def run(self):
+        while not self.ends.wait(RESTART_S):
+            for m in self.group:
+                if not m.alive() or not m.valkey_process.alive():
+                    m.end_expected = True
+                    self.group.restart(m.name, wait=False)
+                    self.tell()
+
+
+@contextlib.contextmanager
+def group(directory):
+    """Yields the file that tells of the members."""
+    g = Group(directory, durability="sync")
+    supervisor = Supervisor(g, directory / "group.json")
+    supervisor.start()
+    try:
+        yield g, supervisor.place
+        supervisor.ends.set()
+        supervisor.join()
+        g.stop()
+    finally:
+        supervisor.ends.set()
+        g.close()
+
+
+def run_all(suites, bare, directory):
+    """(totals, what Holdfast reported by itself)"""
+    totals, trouble = [0, 0, 0], []
+
+    def run(some, env):
+        for suite in some:
+            done = run_suite(suite, {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **env}, directory)
+            totals[:] = [a + b for a, b in zip(totals, done)]
+    alone = [s for s in suites if s not in GROUP_SUITES]
+    if alone:
+        with server(bare, directory / "server") as (thing, pidfile):
+            run(alone, {"HOLDFAST_PORT": str(thing.port), "HOLDFAST_VALKEY_PIDFILE": pidfile})
+            trouble += [] if bare else thing.trouble()
+        trouble += [] if bare else thing.trouble()  # once more: leaks are reported at the end
+    together = [s for s in suites if s in GROUP_SUITES and not bare]
+    if together:
+        with group(directory / "group") as (g, place):
+            run(together, {"HOLDFAST_PORT": str(g["a"].port), "HOLDFAST_GROUP": str(place)})
+        trouble += [t for m in g for t in m.trouble()]
+    return totals, sorted(set(trouble))
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--valkey", action="store_true")
@@ -92,19 +158,13 @@ def main():
     if unknown:
         options.error(f"no such suite: {', '.join(sorted(unknown))}")
     suites = chosen.suites or SUITES
-    totals = [0, 0, 0]
-    if set(suites) & set(NODE_SUITES) and not install():
-        suites = [s for s in suites if s == "python"]
-        totals[1] += 1
+    missing = bool(set(suites) & set(NODE_SUITES)) and not install()
+    if missing:
+        suites = [s for s in suites if s not in NODE_SUITES]
         print("clients: the Node.js libraries could not be installed")
     directory = pathlib.Path(tempfile.mkdtemp(prefix="hf-clients-"))
-    with server(chosen.valkey, directory / "server") as (thing, pidfile):
-        env = {**os.environ, "HOLDFAST_PORT": str(thing.port), "HOLDFAST_VALKEY_PIDFILE": pidfile, "PYTHONDONTWRITEBYTECODE": "1"}
-        for suite in suites:
-            totals = [a + b for a, b in zip(totals, run_suite(suite, env, directory))]
-        trouble = [] if chosen.valkey else thing.trouble()
-    if not chosen.valkey:  # once more: leaks are reported at the end
-        trouble += [t for t in thing.trouble() if t not in trouble]
+    totals, trouble = run_all(suites, chosen.valkey, directory)
+    totals[1] += missing
     if trouble:
         totals[1] += 1
         print("\n".join(trouble))
