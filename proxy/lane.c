@@ -62,7 +62,7 @@ static void settle(struct lane *l, struct backend *b, bool shut)
         TAILQ_REMOVE(&owed, t, in_list);
         if (t->async_write)
             task_broke(t, "UNCERTAIN The connection to Valkey broke: the write may or may not have been applied");
-        else if (t->op.kind == OP_READ || shut)
+        else if (t->op.kind == OP_READ || t->checked || shut)
             task_broke(t, "LOADING The connection to Valkey broke, ask again");
         else
             task_broke(t, "UNCERTAIN The connection to Valkey broke: the command may or may not have been executed");

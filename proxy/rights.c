@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "log/base/clock.h"
 #include "proxy/acl_list.h"
+#include "proxy/canon.h"
 #include "proxy/lane.h"
 #include "proxy/local.h"
 #include "proxy/users.h"
@@ -146,6 +148,63 @@ void local_answer_learned(struct task *t, const char *reply, size_t n)
     t->learns = true;
     if (!users_ask_now(t->worker->users, on_learned, t->op.session->id))
         answer_kept(t);
+}
+
+/* ---- writes ---- */
+
+static void on_may_write(struct task *t, const char *reply, size_t n)
+{
+    char text[TEXT_BYTES_MAX];
+
+    t->checked = false;
+    if (rights_refused(reply, n, text, sizeof text)) {
+        session_answer_error(t, text);
+        return;
+    }
+    t->on_reply = NULL;
+    t->place = TASK_CORE;
+    worker_post(t->worker, TO_CORE_WRITE, &t->op, 0);
+}
+
+/* Of this form there is an intent, and it names its keys. */
+static bool is_replayable(struct session *s, const struct command *c, const struct argv *a)
+{
+    struct buf intent = {0};
+    struct keyset keys = {0};
+    bool fits;
+
+    command_keys(s->worker->commands, c, a, s->db, &keys);
+    fits = !keys.all && canon_intent(c->canon, a, clock_wall_ms(), &intent) != CANON_NO;
+    keyset_clear(&keys);
+    buf_free(&intent);
+    return fits;
+}
+
+enum dispatch rights_write(struct session *s, const struct command *c, const struct argv *a)
+{
+    struct lane *control = lanes_control(s->worker->lanes);
+    struct buf question = {0};
+    struct task *t;
+
+    if (!is_replayable(s, c, a))
+        return session_to_pinned(s, OP_CAPTURED, c, a, NULL, &t);
+    if (session_needs(s, VIA_WRITER) != HOLD_NONE)
+        return session_hold(s, HOLD_CAME);
+    if (s->worker->identity == NULL || !lane_usable(control))
+        return session_wait_ready(s);
+    t = session_task(s, OP_CAPTURED);
+    t->op.accepted_us = loop_now_us(s->worker->loop);
+    rights_question(&question, user_name(s->user != NULL ? s->user : users_default(s->worker->users)), a);
+    if (session_intent(s, t, c, a) == CANON_NO || t->op.request.failed || t->op.sent.failed || question.failed) {
+        session_answer_error(t, "ERR out of memory for the command");
+    } else {
+        t->checked = true;
+        t->on_reply = on_may_write;
+        session_sent(s, t, TASK_LANE, VIA_WRITER);
+        lane_ask(control, t, buf_head(&question), question.len);
+    }
+    buf_free(&question);
+    return DISPATCHED;
 }
 
 /* ---- commands that we answer ---- */

@@ -186,11 +186,15 @@ static struct route in_multi(const struct route_facts *f)
 
 static struct route write_route(const struct route_facts *f, bool blocks)
 {
-    if (!f->full || f->stateful || blocks || unknown(f))
+    bool replayable = has_flag(f, CMD_WRITE) && f->command->canon != 0;
+
+    if (f->stateful || blocks || unknown(f))
+        return to(ROUTE_PINNED, OP_CAPTURED);
+    if (!f->full && (f->mode != DURABILITY_SYNC || !replayable || f->args->n > ROUTE_ASK_BYTES_MAX))
         return to(ROUTE_PINNED, OP_CAPTURED);
     if (f->mode != DURABILITY_SYNC)
         return to(ROUTE_ASYNC, OP_CAPTURED);
-    if (has_flag(f, CMD_WRITE) && f->command->canon != 0)
+    if (replayable)
         return to(ROUTE_WRITE, OP_WRITE);
     return to(ROUTE_WRITER, OP_CAPTURED);
 }

@@ -4,10 +4,10 @@
  *   SET k v         sync            ─▶ ROUTE_WRITE                 log first, then the writer lane
  *   SET k v         async, off      ─▶ ROUTE_ASYNC                 the session's shared lane, at once
  *   SPOP s          sync            ─▶ ROUTE_WRITER                captured, on the writer lane
- *   BLPOP l 0       any             ─▶ ROUTE_PINNED, captured      the session's own connection
- *   SET k v         watching        ─▶ ROUTE_PINNED, captured
- *   CLIENT SETNAME  any             ─▶ ROUTE_LOCAL
- *   SET k v         lag too great   ─▶ ROUTE_REFUSE, WHY_CLUSTERDOWN */
+ *   SET k v         restricted user ─▶ ROUTE_WRITE                 after ACL DRYRUN (rights.h); what is captured is
+ * pinned BLPOP l 0       any             ─▶ ROUTE_PINNED, captured      the session's own connection SET k v watching
+ * ─▶ ROUTE_PINNED, captured CLIENT SETNAME  any             ─▶ ROUTE_LOCAL SET k v         lag too great   ─▶
+ * ROUTE_REFUSE, WHY_CLUSTERDOWN */
 #ifndef HF_ROUTER_H
 #define HF_ROUTER_H
 
@@ -58,6 +58,9 @@ struct route_facts {
     uint64_t write_bytes_max; /* a write larger than this finds no room in the log; 0 = no limit */
     const char *marker_channel;
 };
+
+/* A larger write of a restricted user runs on its own connection: to ask whether it may, all of it is sent. */
+enum { ROUTE_ASK_BYTES_MAX = 64 << 10 };
 
 enum route_to {
     ROUTE_LOCAL,   /* our own answer */

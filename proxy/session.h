@@ -65,6 +65,7 @@ struct task {
     bool internal;    /* our own question: on_reply is called although there is no session */
     bool blocks;      /* may wait for other clients (BLPOP, WAIT) */
     bool in_waits;    /* is in worker->waits */
+    bool checked;     /* a write that Valkey is asked about (rights.h): nothing has been done yet */
     bool learns;      /* answered when the rights of users have been read again */
     uint64_t epoch;
     size_t held_bytes;                   /* counted in session->inflight_bytes */

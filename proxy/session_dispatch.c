@@ -335,7 +335,7 @@ static enum dispatch follow(struct session *s, const struct route_facts *f, cons
     case ROUTE_ASYNC:
         return to_async(s, c, a);
     case ROUTE_WRITE:
-        return to_writer(s, true, c, a);
+        return f->full ? to_writer(s, true, c, a) : rights_write(s, c, a);
     case ROUTE_WRITER:
         return to_writer(s, false, c, a);
     case ROUTE_MULTI:

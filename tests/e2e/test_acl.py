@@ -244,6 +244,41 @@ def test_pipelines_of_a_restricted_user_keep_their_order(connect, mode):
     assert [g.code if isinstance(g, RespError) else g for g in got] == expected
 
 
+def test_replayable_writes_of_a_restricted_user_take_the_writer_lane(pair, connect):
+    """Authorised first, then logged ahead, as everybody's; refused ones leave nothing behind, and the order stays."""
+    admin = connect()
+    assert admin("CONFIG", "SET", "durability", "sync") == b"OK"
+    user(admin, "laned", "+@all", "-flushall", "-setex", "~p:*")
+    c = connect("laned")
+    before = pair[1].status()
+    words = [w for n in range(200) for w in (("INCR", "p:n"), ("SET", "q:n", n), ("RPUSH", "p:l", n), ("SETEX", "p:e", 100, n), ("EXPIRE", "p:n", 100))]
+    got = c.pipeline(words)
+    assert got[0::5] == list(range(1, 201)) and got[2::5] == list(range(1, 201)) and got[4::5] == [1] * 200
+    assert all(is_error(g, "NOPERM") for g in got[1::5] + got[3::5])
+    after = pair[1].status()
+    assert after["writes_sync"] - before["writes_sync"] == 600 and after["writes_captured"] == before["writes_captured"]
+    assert c("LRANGE", "p:l", 0, -1) == [b"%d" % n for n in range(200)]
+    large = "x" * 100_000  # larger than is worth asking about: on its own connection
+    assert c("SET", "p:large", large) == b"OK" and c("STRLEN", "p:large") == len(large)
+    assert is_error(c.ask("SET", "q:large", large), "NOPERM") and admin("EXISTS", "q:n", "q:large", "p:e") == 0
+    admin("DEL", "p:l", "p:n", "p:large")
+
+
+def test_rights_withdrawn_under_load(connect, mode):
+    """Each write is either done or refused, and from the answer of SETUSER on refused; nothing is half done."""
+    admin = connect()
+    user(admin, "loaded", "+@all", "-@admin", "~load:*")
+    writers = [connect("loaded") for _ in range(4)]
+    for c in writers:
+        c.raw(b"".join(encode("RPUSH", "load:l", n) for n in range(500)))
+    assert admin("ACL", "SETUSER", "loaded", "resetkeys") == b"OK"
+    done = sum(1 for c in writers for _ in range(500) if isinstance(c.read(), int))
+    assert admin("LLEN", "load:l") == done
+    for c in writers:
+        assert is_error(c.ask("RPUSH", "load:l", 1), "NOPERM")
+    admin("DEL", "load:l")
+
+
 def test_rights_of_relayed_clients(rig):
     g = rig.group()
     leader = g.leader().name

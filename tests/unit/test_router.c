@@ -176,6 +176,13 @@ static void state_and_restricted_users_are_pinned(void **state)
     expect(restricted, "SET k v", ROUTE_PINNED, OP_CAPTURED);
     expect(restricted, "SCRIPT LOAD x", ROUTE_PINNED, OP_CAPTURED);
     expect(restricted, "SCRIPT KILL", ROUTE_PINNED, OP_NEUTRAL);
+    restricted.mode = DURABILITY_SYNC; /* what is replayable is authorised, then takes the writer lane */
+    expect(restricted, "SET k v", ROUTE_WRITE, OP_WRITE);
+    expect(restricted, "SPOP s", ROUTE_PINNED, OP_CAPTURED);
+    expect(restricted, "EVAL x 0", ROUTE_PINNED, OP_CAPTURED);
+    expect(restricted, "GET k", ROUTE_PINNED, OP_READ);
+    restricted.stateful = true;
+    expect(restricted, "SET k v", ROUTE_PINNED, OP_CAPTURED);
 }
 
 static void inside_multi_valkey_queues(void **state)
