@@ -27,7 +27,7 @@
 enum { DUE_FIRST_CAP = 16, WHY_BYTES_MAX = 256, NAME_BYTES_MAX = 96 };
 
 /* The cookies of our own requests: &own_mark[kind]. Only the addresses matter. */
-enum own { OWN_AUTH, OWN_NAME, OWN_ID, OWN_INFO, OWN_RESET, OWN_USE, OWN_KINDS };
+enum own { OWN_AUTH, OWN_NAME, OWN_ID, OWN_STAYS, OWN_INFO, OWN_RESET, OWN_USE, OWN_KINDS };
 static const char own_mark[OWN_KINDS];
 
 enum backend_state { BACKEND_CONNECTING, BACKEND_READY, BACKEND_DEAD };
@@ -150,6 +150,10 @@ static void send_handshake(struct backend *b, const struct backend_settings *s, 
     due_push_own(b, OWN_NAME);
     put_words(out, 2, (const char *const[]){"CLIENT", "ID"});
     due_push_own(b, OWN_ID);
+    if (s->shared) {
+        put_words(out, 3, (const char *const[]){"CLIENT", "NO-EVICT", "ON"});
+        due_push_own(b, OWN_STAYS);
+    }
     put_words(out, 2, (const char *const[]){"INFO", "server"});
     due_push_own(b, OWN_INFO);
     if (s->as_user) {
@@ -223,6 +227,8 @@ static void on_own_reply(struct backend *b, enum own kind, const char *reply, si
             fail_reply(b, "CLIENT ID", reply, n);
         else
             b->client_id = strtoull(reply + 1, NULL, 10); /* a whole line: ends at its CR */
+        break;
+    case OWN_STAYS: /* refused: it serves all the same */
         break;
     case OWN_INFO:
         on_info(b, reply, n);

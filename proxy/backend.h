@@ -26,6 +26,7 @@ struct backend_settings {
     struct tls *tls;                       /* NULL: plain */
     const char *run_id;                    /* expected; "" = any */
     bool as_user;
+    bool shared; /* by many clients: maxmemory-clients must not evict it */
 };
 struct backend_events {
     void (*ready)(void *arg); /* may be NULL */

@@ -129,7 +129,8 @@ void lane_connect(struct core *c)
                                  .password = c->config->valkey_password,
                                  .tls = certs_valkey(c->set.certs),
                                  .name = name,
-                                 .run_id = c->identity->run_id};
+                                 .run_id = c->identity->run_id,
+                                 .shared = true};
 
     if (c->lane_state != LANE_CLOSED)
         return;

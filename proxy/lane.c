@@ -126,7 +126,8 @@ static void lane_open(struct lane *l)
                                  .password = w->config->valkey_password,
                                  .tls = certs_valkey(w->set.certs),
                                  .name = l->name,
-                                 .run_id = w->identity->run_id};
+                                 .run_id = w->identity->run_id,
+                                 .shared = true};
 
     CHECK(l->state == LANE_CLOSED);
     l->state = LANE_CONNECTING;

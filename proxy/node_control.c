@@ -82,7 +82,8 @@ void node_connect(struct node *n)
                                  .password = n->config->valkey_password,
                                  .tls = certs_valkey(n->certs),
                                  .name = name,
-                                 .run_id = ""};
+                                 .run_id = "",
+                                 .shared = true};
 
     (void)snprintf(name, sizeof name, "holdfast-%s-control", n->config->node);
     n->control = backend_new(n->loop, n->diag, &s, &control_events, n);

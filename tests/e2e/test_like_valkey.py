@@ -112,3 +112,16 @@ def test_what_client_pause_holds_is_counted_as_blocked(rig):
         assert admin("CLIENT", "UNPAUSE") == b"OK"
         assert a.read() == b"OK" and [b.read(), b.read()] == [b"QUEUED", [0]]
         wait_until(lambda: blocked() == 1, 5, "only BLPOP waits")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_shared_connections_are_not_evicted(rig, mode):
+    """With maxmemory-clients Valkey closes the connections whose buffers are the largest. That would hit clients that have done nothing."""
+    v, h = rig.pair("--maxmemory-clients", "1mb", durability=mode)
+    with h.client(timeout=60) as large, h.client() as small:
+        assert large("SET", "large", b"x" * (1 << 20)) == b"OK"
+        for _ in range(5):
+            large.raw(encode("GET", "large") * 20 + encode("SET", "other", b"y" * (4 << 20)))
+            assert small("SET", "k", 1) == b"OK" and small("GET", "k") == b"1"
+            assert [len(large.read()) for _ in range(20)] == [1 << 20] * 20 and large.read() == b"OK"
+        assert int(v.info("stats")["evicted_clients"]) == 0
