@@ -26,8 +26,7 @@ enum {
     DISK_MS_MAX = 1000, /* a write of the log that takes longer */
     COMPLAIN_MS = 10000,
     SNAPSHOTS_MS = 500,
-    BEGIN_ENTRIES_MAX = 64, /* a log longer than that has certainly begun */
-    WALK_BYTES = 1024 * 1024
+    WALK_BYTES = 64 * 1024
 };
 
 /* ---- the start ---- */
@@ -66,20 +65,16 @@ static bool has_begun(struct core *c)
 {
     struct snapshot_mark mark;
     char path[4096];
-    struct replay *r;
-    bool anything;
+    bool snapshot = snapshot_newest(c->log, &mark, path, sizeof path), begun;
+    struct replay *r = replay_new(c->log, snapshot ? &mark : NULL);
 
-    bool snapshot = snapshot_newest(c->log, &mark, path, sizeof path);
-
-    if (log_committed(c->log) > BEGIN_ENTRIES_MAX || (snapshot && mark.run_id[0] != '\0'))
-        return true;
-    r = replay_new(c->log,
-                   snapshot ? &mark : NULL); /* one that nothing was said after is of a beginning that failed */
-    while (replay_step(r, NULL, WALK_BYTES))
+    /* A snapshot that nothing was said after is of a beginning that failed; and as long as nothing is said, elections
+     * alone make the log longer. What a log says it says near its beginning. */
+    while (!replay_facts(r)->anything && replay_step(r, NULL, WALK_BYTES))
         continue;
-    anything = replay_facts(r)->anything;
+    begun = replay_facts(r)->anything || replay_facts(r)->damage != NULL;
     replay_free(r);
-    return anything;
+    return begun;
 }
 
 static void go_away(struct core *c, const char *to, const char *why);
@@ -361,14 +356,16 @@ void core_group_turn(struct core *c)
         core_hand_turn(c);
 }
 
-/* The leader's Valkey does not fork while another one can: its snapshots come from there. */
+/* The leader's Valkey does not fork while another one can: its snapshots come from there. So do those of a node that
+ * has no Valkey, or has lost it: its log would grow until it is full, and then it is as good as gone. */
 static void snapshots(struct core *c)
 {
     struct log_member_status m[MEMBERS_MAX];
     size_t n;
     bool others = false;
 
-    if (!c->leads && !c->witness)
+    node_truncate(c->node);
+    if (!c->leads && !node_valkey_down(c->node)) /* a witness's is always down */
         return;
     n = log_members(c->log, m, MEMBERS_MAX);
     for (size_t i = 0; i < n; i++)

@@ -112,6 +112,8 @@ void node_snapshot(struct node *n);
 void node_snapshots(struct node *n, bool by_itself);
 bool node_wants_snapshot(const struct node *n); /* more log lies behind the newest one than snapshot-log-bytes */
 void node_snapshot_came(struct node *n);        /* one of another member is the newest now: truncates behind it */
+/* Truncates behind the newest one what may go by now. Done by itself while there is a Valkey; a log grows without. */
+void node_truncate(struct node *n);
 /* CLIENT KILL ID on the control connection; done() with ok = Valkey answered (or says there is no such client). Not
  * called after detached(). */
 void node_kill_client(struct node *n, uint64_t client_id, void (*done)(void *arg, uint64_t client_id, bool ok),

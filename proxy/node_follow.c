@@ -37,22 +37,24 @@ enum {
 
 /* ---- has the log begun? ---- */
 
+/* A snapshot alone says nothing: it may have been adopted by a leadership that ended before the log could speak of
+ * it. A Valkey that was fed with it would be promoted later, and not adopted: nobody else would ever get its data. */
 static bool log_begun(struct node *n)
 {
+    const struct replay_facts *facts;
     struct snapshot_mark mark;
     char path[4096];
 
-    if (n->follow.begun || snapshot_newest(n->log, &mark, path, sizeof path)) {
-        n->follow.begun = true;
+    if (n->follow.begun)
         return true;
-    }
     if (n->follow.look == NULL || replay_facts(n->follow.look)->cut) {
         replay_free(n->follow.look);
-        n->follow.look = replay_new(n->log, NULL);
+        n->follow.look = replay_new(n->log, snapshot_newest(n->log, &mark, path, sizeof path) ? &mark : NULL);
     }
     while (!replay_facts(n->follow.look)->anything && replay_step(n->follow.look, NULL, LOOK_BYTES))
         continue;
-    n->follow.begun = replay_facts(n->follow.look)->anything;
+    facts = replay_facts(n->follow.look);
+    n->follow.begun = facts->anything || facts->damage != NULL; /* damage: whoever reads on says so */
     if (n->follow.begun) {
         replay_free(n->follow.look);
         n->follow.look = NULL;

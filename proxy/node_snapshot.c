@@ -355,14 +355,21 @@ static void truncate_log(struct node *n)
     log_truncate(n->log, least(s->truncate_before, needed));
 }
 
-void node_snapshot_tick(struct node *n, uint64_t now_ms)
+void node_truncate(struct node *n)
 {
-    struct node_snapshot *s = &n->snapshot;
+    const struct node_snapshot *s = &n->snapshot;
 
     if (log_stalled(n->log))
         give_up_trail(n);
     if (s->truncate_after != 0 && log_committed(n->log) >= s->truncate_after)
         truncate_log(n);
+}
+
+void node_snapshot_tick(struct node *n, uint64_t now_ms)
+{
+    struct node_snapshot *s = &n->snapshot;
+
+    node_truncate(n);
     if (s->phase == SNAPSHOT_TAKING)
         go_on(n, now_ms);
     else if (s->phase == SNAPSHOT_NONE && (n->state == NODE_FED || n->snapshots_by_itself) &&
@@ -388,6 +395,7 @@ void node_snapshot_came(struct node *n)
     n->figures.snapshot_unix_ms = mark.taken_ms;
     n->snapshot.truncate_before = cut_before(n, mark.log_from);
     n->snapshot.truncate_after = log_committed(n->log);
+    node_truncate(n); /* at once: what comes later is put off while Valkey comes and goes */
 }
 
 void node_snapshots(struct node *n, bool by_itself)

@@ -230,3 +230,29 @@ void expect_replayed(struct world *w)
     replayed_digest(w, replayed);
     expect_digest(w, replayed);
 }
+
+static bool until_adopted(struct fixture *f)
+{
+    return world_of(f)->snapshots > 0;
+}
+
+static void on_adopted(void *arg, bool ok)
+{
+    struct world *w = arg;
+
+    assert_true(ok);
+    w->snapshots++;
+}
+
+void adopt_in_vain(struct world *w)
+{
+    static const unsigned char rdb[] = {'R', 'E', 'D', 'I', 'S', '0', '0', '1', '1', 0xff, 0, 0, 0, 0, 0, 0, 0, 0};
+    struct snapshot_mark mark = {
+        .index = log_open_index(w->f.log), .log_from = log_open_index(w->f.log), .next_seq = 1, .mode = -1};
+    char why[128];
+    struct snapshot_writer *writer = snapshot_begin(w->f.log, why, sizeof why);
+
+    assert_true(writer != NULL && snapshot_write(writer, rdb, sizeof rdb));
+    snapshot_finish(writer, &mark, on_adopted, w);
+    assert_true(fixture_wait(&w->f, until_adopted));
+}

@@ -18,6 +18,9 @@ struct leader { /* another one's sequencer, as far as the log shows it */
  * pending. */
 void lead_entries(struct world *w, struct leader *l, size_t entries);
 void lead_raw(struct world *w, const char *resp); /* one effect in database 0, committed */
+/* As a leader does that is to begin the log with what its Valkey holds, and leads no more before the log can say so:
+ * there is a snapshot. */
+void adopt_in_vain(struct world *w);
 /* The state that the log describes, made by a rebuild of the twin. */
 void replayed_digest(struct world *w, char *out);
 void expect_replayed(struct world *w); /* our Valkey's state is that */

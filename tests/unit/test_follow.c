@@ -96,6 +96,30 @@ static void feeds_a_growing_log(void **state)
     close_world(w);
 }
 
+/* A snapshot that the log does not speak of is no beginning: the group may yet begin with what Valkey holds, which is
+ * left alone until then. */
+static void waits_for_a_beginning(void **state)
+{
+    struct world *w = new_follower();
+    struct leader l = {.x = 9};
+    char kept[32];
+
+    (void)state;
+    real_valkey_do(&w->v, "MSET own 1 other 2");
+    adopt_in_vain(w);
+    start_node(w);
+    assert_true(fixture_wait(&w->f, until_waiting));
+    fixture_turns(&w->f, 500);
+    assert_int_equal(node_state(w->node), NODE_WAITING);
+    assert_int_equal(full(w), 0);
+    real_valkey_ask(&w->v, kept, sizeof kept, "GET own");
+    assert_string_equal(kept, "1");
+    lead_entries(w, &l, 20);
+    wait_fed(w);
+    expect_replayed(w);
+    close_world(w);
+}
+
 /* The process dies, again and again, and the log grows meanwhile. */
 static void goes_on_after_a_restart(void **state)
 {
@@ -447,6 +471,7 @@ static void flaps(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(feeds_a_growing_log),
+                                       cmocka_unit_test(waits_for_a_beginning),
                                        cmocka_unit_test(goes_on_after_a_restart),
                                        cmocka_unit_test(feeds_again),
                                        cmocka_unit_test(does_not_trust_strangers),
