@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Holdfast beside a bare Valkey, HAProxy and nutcracker, on this machine, in one run.
 
-    run.py [--quick] [--rounds N] [--only PART ...] [--json FILE]        parts: get set sync zones failover mixed log memory
+    run.py [--quick] [--rounds N] [--only PART ...] [--json FILE]        parts: get set tls sync zones failover mixed log memory
 
 What counts are ratios. Each round measures every subject once, the direct one and the proxies in turns and in changing order, so
 that a noise of the machine meets all of them; a ratio is the median of the rounds' own ratios. Every server runs in a temporary
@@ -11,7 +11,8 @@ directory on a free port and is ended by its pid.
     clients ──▶ Holdfast ──▶ another Valkey    clients ──▶ nutcracker ┴─▶ the direct Valkey
 
 Holdfast has a Valkey of its own, because its tap is a replica: the direct figures must not pay for that. For the sync rows
-"direct" is a Valkey with appendfsync always, and HAProxy and nutcracker stand before that one. The rows of three zones set a group of
+"direct" is a Valkey with appendfsync always, and HAProxy and nutcracker stand before that one. In the TLS rows both sides of the comparison
+speak TLS with their clients, and Holdfast speaks it with its Valkey, too. The rows of three zones set a group of
 three on loopback, with TLS between its members, beside a Valkey and two replicas, all with appendfsync always, whose clients send a
 WAIT or WAITAOF after each SET (waits.c): disks and loopback as they are. Exit code 1 if a bar was missed.
 """
@@ -33,10 +34,11 @@ import time
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests" / "e2e"))
 from callers import Retrying  # noqa: E402
+from certificates import Authority  # noqa: E402
 from group import Group  # noqa: E402
 from harness import Holdfast, Process, Valkey, free_port, tool, wait_until  # noqa: E402
 
-PARTS = ["get", "set", "sync", "zones", "failover", "mixed", "log", "memory"]
+PARTS = ["get", "set", "tls", "sync", "zones", "failover", "mixed", "log", "memory"]
 CLIENTS, BYTES, KEYS = 50, 100, 100_000
 IDLE_CONNECTIONS = 2000
 MIXED_SET_SHARE = 0.2
@@ -98,7 +100,7 @@ class Servers:
     """Made when first asked for; all ended at the end."""
 
     def __init__(self, directory):
-        self.dir, self.made = pathlib.Path(directory), {}
+        self.dir, self.made, self.authority = pathlib.Path(directory), {}, None
 
     def get(self, name):
         if name not in self.made:
@@ -116,6 +118,10 @@ class Servers:
             return self.holdfast(place)
         if name == "group":
             return self.group(place)
+        if name == "direct+tls":
+            return self.valkey_tls(place, free_port())
+        if name == "holdfast+tls":
+            return self.holdfast_tls(place)
         if name == "replicated":
             return self.replicated(place)
         kind, behind = name.split("/")
@@ -129,6 +135,30 @@ class Servers:
         made.start()
         made.behind = behind
         return made
+
+    def tls_options(self, port):
+        if self.authority is None:
+            self.authority = Authority(self.dir / "certificates", "ca")
+            self.certificate = self.authority.issue("server")
+        return {"tls-port": port, "tls-auth-clients": "no", "tls-cert-file": self.certificate.crt, "tls-key-file": self.certificate.key,
+                "tls-ca-cert-file": self.authority.crt}
+
+    def valkey_tls(self, place, port):
+        return self.with_tls(Valkey(place, *(w for k, v in self.tls_options(port).items() for w in (f"--{k}", v))), port)
+
+    @staticmethod
+    def with_tls(thing, port):
+        thing.tls_port = port
+        return thing
+
+    def holdfast_tls(self, place):
+        behind, port = self.valkey_tls(place / "valkey", free_port()), free_port()
+        self.made[f"{place} valkey"] = behind
+        made = Holdfast(place, f"127.0.0.1:{behind.tls_port}", start=False, durability="async", read_lanes=1, settings={
+            **self.tls_options(port), "valkey-tls": "yes", "valkey-tls-ca-cert-file": self.authority.crt})
+        self.made[str(place)] = made
+        made.start()
+        return self.with_tls(made, port)
 
     def group(self, place):
         made = Group(place, start=False, durability="sync", read_lanes=1)
@@ -197,11 +227,14 @@ class Bench:
 
     def benchmark(self, subject, test, pipeline=1, clients=CLIENTS):
         """One run of valkey-benchmark: throughput and percentiles (ms), and who used how much CPU."""
-        port, key = self.servers.get(subject).port, (subject, test, pipeline, clients)
+        server, key = self.servers.get(subject), (subject, test, pipeline, clients)
+        port, tls = server.port, ()
+        if hasattr(server, "tls_port"):
+            port, tls = server.tls_port, ("--tls", "--cacert", str(self.servers.authority.crt))
         if key not in self.rates:
-            self.rates[key] = self._benchmark(port, test, pipeline, clients, 300 * clients if clients > 1 else 2000)["rps"]
+            self.rates[key] = self._benchmark(port, test, pipeline, clients, 300 * clients if clients > 1 else 2000, tls)["rps"]
         before, began = self.cpu_seconds(), time.monotonic()
-        result = self._benchmark(port, test, pipeline, clients, max(int(self.rates[key] * self.seconds), 1000))
+        result = self._benchmark(port, test, pipeline, clients, max(int(self.rates[key] * self.seconds), 1000), tls)
         took = time.monotonic() - began
         result["cpu"] = {name: round((cpu - before[name]) / took, 2) for name, cpu in self.cpu_seconds().items()
                          if cpu - before[name] > 0.02 * took}
@@ -209,9 +242,9 @@ class Bench:
         return result
 
     @staticmethod
-    def _benchmark(port, test, pipeline, clients, requests):
+    def _benchmark(port, test, pipeline, clients, requests, tls=()):
         command = [tool("valkey-benchmark"), "-p", str(port), "-t", test, "-c", str(clients), "-d", str(BYTES), "-r", str(KEYS),
-                   "-P", str(pipeline), "-n", str(requests), "--csv"]
+                   "-P", str(pipeline), "-n", str(requests), "--csv", *tls]
         text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
         rows = [r for r in csv.reader(text.splitlines()) if r and r[0].lower() == test]
         if not rows:
@@ -284,6 +317,14 @@ def part_set(bench):
     bench.servers.mode("async")
     compare(bench, "set", 1, 0.80, "direct", "async SET / direct SET")
     compare(bench, "set", 16, 0.60, "direct", "async SET / direct SET, pipeline of 16")
+
+
+def part_tls(bench):
+    for test, pipeline, label in (("get", 1, "GET"), ("get", 16, "GET, pipeline of 16"), ("set", 1, "async SET")):
+        label = f"TLS: {label} / direct"
+        found = bench.rounds_of(label, ["direct+tls", "holdfast+tls"], lambda s: bench.benchmark(s, test, pipeline))
+        bench.row(f"{label}: throughput", ratio(found, "holdfast+tls", "direct+tls", "rps"), None)
+        bench.row(f"{label}: p50", ratio(found, "holdfast+tls", "direct+tls", "p50"), None, at_most=True)
 
 
 def part_sync(bench):
