@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Runs the client libraries' suites against one Holdfast that spawns its own Valkey; the failovers against a group of three nodes.
 
-    run.py [--valkey] [suite ...]       suites: python ioredis iovalkey node_redis glide python_failover failover; default: all
+    run.py [--valkey] [suite ...]       suites: python ioredis iovalkey node_redis glide tls python_failover failover; default: all
 
 HOLDFAST_BIN is what runs (default build/holdfast); --valkey tries the suites against a bare valkey-server instead. The Node.js
 libraries are installed from package-lock.json when that is newer than what is there. The last line is always
@@ -21,12 +21,13 @@ import xml.etree.ElementTree as xml
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
+from certificates import Authority  # noqa: E402
 from group import Group  # noqa: E402
-from harness import Holdfast, Valkey  # noqa: E402
+from harness import Holdfast, Valkey, free_port  # noqa: E402
 
 GROUP_SUITES = ["python_failover", "failover"]
-NODE_SUITES = ["ioredis", "iovalkey", "node_redis", "glide", "failover"]
-SUITES = ["python", "ioredis", "iovalkey", "node_redis", "glide", *GROUP_SUITES]
+NODE_SUITES = ["ioredis", "iovalkey", "node_redis", "glide", "tls", "failover"]
+SUITES = ["python", "ioredis", "iovalkey", "node_redis", "glide", "tls", *GROUP_SUITES]
 RESTART_S = 2.0  # as a supervisor that is in no hurry
 SUITE_SECONDS_MAX = 600
 
@@ -74,10 +75,20 @@ def run_suite(name, env, directory):
     return passed, failed or int(code != 0 or passed == 0), skipped
 
 
+def with_tls(directory):
+    """Settings, which Valkey would take as well; the certificates are in this directory."""
+    ca = Authority(directory, "ca")
+    own = ca.issue("server")
+    ca.issue("client", usage="clientAuth")
+    Authority(directory, "other-ca").issue("stranger")
+    return {"tls-port": free_port(), "tls-cert-file": own.crt, "tls-key-file": own.key, "tls-ca-cert-file": ca.crt, "tls-auth-clients": "optional"}
+
+
 @contextlib.contextmanager
-def server(bare, directory):
+def server(bare, directory, settings):
     """Yields (port, pidfile of the Valkey that may be killed); everything has ended afterwards."""
-    thing = Valkey(directory) if bare else Holdfast(directory, start=False)
+    options = [w for k, v in settings.items() for w in (f"--{k}", v)]
+    thing = Valkey(directory, *options) if bare else Holdfast(directory, start=False, settings=settings)
     try:
         if not bare:
             thing.start()
@@ -137,8 +148,10 @@ def run_all(suites, bare, directory):
             totals[:] = [a + b for a, b in zip(totals, done)]
     alone = [s for s in suites if s not in GROUP_SUITES]
     if alone:
-        with server(bare, directory / "server") as (thing, pidfile):
-            run(alone, {"HOLDFAST_PORT": str(thing.port), "HOLDFAST_VALKEY_PIDFILE": pidfile})
+        tls = with_tls(directory / "certificates")
+        with server(bare, directory / "server", tls) as (thing, pidfile):
+            run(alone, {"HOLDFAST_PORT": str(thing.port), "HOLDFAST_VALKEY_PIDFILE": pidfile,
+                        "HOLDFAST_TLS_PORT": str(tls["tls-port"]), "HOLDFAST_TLS_DIR": str(directory / "certificates")})
             trouble += [] if bare else thing.trouble()
         trouble += [] if bare else thing.trouble()  # once more: leaks are reported at the end
     together = [s for s in suites if s in GROUP_SUITES and not bare]
