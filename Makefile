@@ -47,7 +47,7 @@ WARN    := -Wall -Wextra -Wconversion -Werror
 ALLFLAGS := -std=c11 -D_GNU_SOURCE $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -I. -isystem $(DEPS)/include
 LIBS    := $(HIREDIS_LIB) -levent_extra -levent_core -levent_pthreads -llmdb -ljansson $(RAFT_LIB) -lssl -lcrypto -lm -pthread
 
-.PHONY: all deps run test unit fuzz e2e clients check ci tidy bench format install uninstall clean FORCE
+.PHONY: all deps run test unit fuzz e2e clients check ci tidy bench format install uninstall docker-test clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -168,6 +168,11 @@ bench: all
 
 format:
 	clang-format -i $(SOURCES) $(wildcard proxy/*.h config/*.h log/*.h log/base/*.h tests/unit/*.[ch] tests/fuzz/*.[ch])
+
+# Images and compose files, in an engine of its own; as root, some minutes. Not part of `make test`.
+docker-test:
+	@DOCKER=1 bash config/deps.sh
+	@$(PYTHON) -m pytest -q tests/docker
 
 # The program, a settings file if there is none yet, help for certificates, a systemd unit. Neither user nor service is made: README.
 PREFIX     ?= /usr/local
