@@ -237,6 +237,20 @@ static bool quorum_is_there(struct log *l, const struct members *m)
 }
 
 /* True once the step's configuration is committed. */
+/* One voter alone is what a single node promises. A group that came down to that would go on acknowledging, in one
+ * zone and on one disk, what its clients take for more. */
+static bool may_be(const struct log *l, const struct members *m, char *why, size_t why_size)
+{
+    if (l->set.allow_single_az)
+        return true;
+    if (members_voters(m) > 1 || members_voters(consensus_members(l->raft)) <= 1)
+        return members_safe(m, why, why_size);
+    (void)snprintf(
+        why, why_size,
+        "a single voter would be left: what is acknowledged would be in one zone (allow-single-az yes overrules)");
+    return false;
+}
+
 static bool propose(struct log *l)
 {
     struct change *c = l->change;
@@ -253,7 +267,7 @@ static bool propose(struct log *l)
         return false;
     }
     m = wanted(l, c);
-    if (!members_safe(&m, why, sizeof why) && !l->set.allow_single_az && c->step != STEP_STANDBY) {
+    if (!may_be(l, &m, why, sizeof why) && c->step != STEP_STANDBY) {
         change_end(l, false, why);
         return false;
     }

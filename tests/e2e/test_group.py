@@ -819,3 +819,5 @@ def test_a_removal_that_would_end_the_quorum_is_refused(rig):
     assert leader.client()("SET", "k", 1) == b"OK"
     assert g.change("remove", c.name) is True
     assert leader.client()("SET", "k", 2) == b"OK"
+    assert "a single voter" in str(g.change("remove", b.name)), "all would be in one zone"
+    assert leader.client()("SET", "k", 3) == b"OK" and len(leader.look()["members"]) == 2

@@ -16,7 +16,6 @@
 #include "proxy/worker_state.h"
 
 enum { ARGS_MAX = 16, REPLY_BYTES_MAX = 1024 * 1024 };
-
 static struct worker *worker;
 
 static int set_up(void **state)
