@@ -46,22 +46,24 @@ def wait_until(condition, seconds, what, every=0.01):
         time.sleep(every)
 
 
-_given_ports = set()
+_given_ports = {}
 
 
 def free_port():
-    """A port below the ephemeral range, so that nobody gets it by chance between now and its use."""
+    """A port below the ephemeral range, so that nobody gets it by chance between now and its use; nor does another run of these tests, which
+    sees the name that we hold."""
     rnd = random.Random(os.urandom(8))
     for _ in range(1000):
         port = rnd.randint(12000, 31999)
-        if port in _given_ports:
-            continue
-        with contextlib.closing(socket.socket()) as s:
-            try:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0holdfast-test-port-{port}")
+            with contextlib.closing(socket.socket()) as s:
                 s.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given_ports.add(port)
+        except OSError:
+            claim.close()
+            continue
+        _given_ports[port] = claim
         return port
     raise AssertionError("no free port")
 

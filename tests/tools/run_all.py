@@ -8,11 +8,12 @@ or if nothing ran at all. --totals appends `passed failed` to FILE, for a caller
 
   unit     every <out>/unit/test_*: a cmocka program; its TAP output is counted, a crash counts as one failure
   fuzz     every <out>/fuzz/fuzz_*: corpus and seeded mutations for a short time; one target = one test
-  e2e      pytest over tests/e2e, counted from JUnit XML
+  e2e      pytest over tests/e2e, counted from JUnit XML: files side by side, then those of ALONE, one after the other
   clients  tests/clients/run.py; it says `N passed, N failed[, N skipped]`, or what `node --test` says is added up
   tidy     tests/tools/tidy.py: one rule = one test
 """
 import argparse
+import concurrent.futures
 import glob
 import os
 import re
@@ -22,8 +23,12 @@ import tempfile
 import time
 import xml.etree.ElementTree as xml
 
+# Tests whose subject is time: leaderships, lag, kills under load. Others mostly wait, and do so beside each other.
+ALONE = ("test_crossed", "test_group", "test_group_faults", "test_group_log", "test_history", "test_kill", "test_lag", "test_page",
+         "test_prometheus", "test_relay", "test_schedules", "test_workloads")
+SIDE_BY_SIDE = int(os.environ.get("HF_SIDE_BY_SIDE", "3"))
 FUZZ_SECONDS = os.environ.get("FUZZ_SECONDS", "3")
-UNIT_SECONDS_MAX = 300
+UNIT_SECONDS_MAX = 600
 PYTEST_SECONDS_MAX = 1800
 CLIENTS_SECONDS_MAX = 900
 
@@ -49,8 +54,9 @@ def run(command, seconds_max, extra=None):
 
 def unit(out):
     passed = failed = skipped = 0
-    for program in programs(out, "unit", "test_"):
-        code, text = run([program], UNIT_SECONDS_MAX, {"CMOCKA_MESSAGE_OUTPUT": "TAP"})
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        ran = list(pool.map(lambda p: (p, *run([p], UNIT_SECONDS_MAX, {"CMOCKA_MESSAGE_OUTPUT": "TAP"})), programs(out, "unit", "test_")))
+    for program, code, text in ran:
         good = len(re.findall(r"^ok \d+ (?!.*# SKIP)", text, re.M))
         skips = len(re.findall(r"^ok \d+ .*# SKIP", text, re.M))
         bad = len(re.findall(r"^not ok ", text, re.M))
@@ -83,20 +89,25 @@ def programs(out, kind, prefix):
     return [os.path.join(out, kind, os.path.basename(s)[:-2]) for s in sources]
 
 
-def pytest(folder):
-    if not glob.glob(f"{folder}/**/test_*.py", recursive=True):
-        print(f"{folder}: no tests yet")
-        return 0, 0, 0
+def e2e(_out):
+    files = sorted(glob.glob("tests/e2e/test_*.py"))
+    alone = [f for f in files if os.path.basename(f)[:-3] in ALONE]
+    others = [f for f in files if f not in alone]
+    results = pytest(others, ["-n", str(SIDE_BY_SIDE), "--dist", "loadfile"]), pytest(alone)
+    return tuple(sum(r) for r in zip(*results))
+
+
+def pytest(files, options=()):
     with tempfile.TemporaryDirectory() as temporary:
         report = os.path.join(temporary, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-ra", f"--junitxml={report}", folder]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-ra", f"--junitxml={report}", *options, *files]
         process = subprocess.Popen(command, env={**sanitizer_env(), "PYTHONDONTWRITEBYTECODE": "1"})
         try:
             code = process.wait(timeout=PYTEST_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             process.kill()
             code = -1
-            print(f"{folder}: no end after {PYTEST_SECONDS_MAX} s")
+            print(f"{' '.join(files)}: no end after {PYTEST_SECONDS_MAX} s")
         if not os.path.exists(report):
             return 0, 1, 0
         total = failed = skipped = 0
@@ -140,7 +151,7 @@ STAGES = {
     "tidy": tidy,
     "unit": unit,
     "fuzz": fuzz,
-    "e2e": lambda out: pytest("tests/e2e"),
+    "e2e": e2e,
     "clients": clients,
 }
 
