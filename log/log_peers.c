@@ -243,6 +243,7 @@ static void on_state_timer(void *arg)
     } else if (l->configured.count == 1) {
         begin_met(l, NULL); /* nobody is to be met */
     }
+    peers_follow(l); /* somebody may have been met */
     say(l);
     fetch_tick(l);
     if (l->raft != NULL)
@@ -251,10 +252,23 @@ static void on_state_timer(void *arg)
 
 /* ---- opening and closing ---- */
 
-/* Whom the configuration names, and whom the settings name and it does not. */
+/* Who answers to a member's name now: another data directory than our configuration knows. It may be a stranger; or
+ * the configuration is an old one, of a log that is catching up, and this is the leader that waits for our answers,
+ * or a candidate. What is sent goes by id, so a stranger gets nothing that was meant for the member. */
+static const struct known *successor(struct log *l, const struct member *m)
+{
+    const struct known *own = known_by_id(l, m->id), *k = known_by_name(l, m->name);
+
+    if (m->id == 0 || m->id == l->self.id || k == NULL || k->member.id == m->id)
+        return NULL;
+    return own != NULL && (own->up || own->heard_ms >= k->heard_ms) ? NULL : k;
+}
+
+/* Whom the configuration names, whom the settings name and it does not, and whoever leads. */
 void peers_follow(struct log *l)
 {
     struct members m = {0};
+    const struct known *k;
 
     if (l->peers == NULL)
         return;
@@ -267,6 +281,12 @@ void peers_follow(struct log *l)
                 m.at[m.count].id = 0; /* whoever proves the name */
             m.count++;
         }
+    for (size_t i = 0; i < m.count; i++)
+        if ((k = successor(l, &m.at[i])) != NULL)
+            m.at[i] = k->member;
+    k = l->raft_leader != 0 ? known_by_id(l, l->raft_leader) : NULL;
+    if (k != NULL && members_by_name(&m, k->member.name) == NULL && m.count < MEMBERS_MAX)
+        m.at[m.count++] = k->member;
     peers_set(l->peers, &m);
 }
 

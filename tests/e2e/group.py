@@ -22,6 +22,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import struct
 import subprocess
 import time
@@ -547,6 +548,33 @@ class Group:
             text = json.loads(leader.http("/members")[1]).get("last", "")
             return True if text.endswith("done") else text
         return True if code == 200 else text
+
+    def lose_disk(self, name):
+        """kill9_zone, and its data directory is gone for good."""
+        m = self[name]
+        self.kill9_zone(m)
+        shutil.rmtree(m.data_dir)
+        for file in m.power.undo.iterdir() if m.power else ():
+            file.unlink()  # nothing of it is to be undone in the next one
+
+    def admit(self, name, seconds=60):
+        """Makes a voter of what runs under this name with a data directory that the group does not know, by what its members say:
+        replaced, added, or what an earlier leader had begun. Leaders may be lost meanwhile."""
+        said = []
+
+        def admitted():
+            leader = self.leader_now()
+            known = {m["name"]: m for m in leader.look().get("members", [])} if leader else {}
+            if not known:
+                return False
+            it = known.get(name)
+            if it and it["role"] == "voter" and it["connected"]:  # not while its old self is meant
+                return True
+            with contextlib.suppress(OSError, ValueError):
+                what = "add" if it is None or it["role"] == "standby" else "replace"
+                said.append((what, *leader.http(f"/members/{what}?name={name}", "POST", timeout=seconds * PATIENCE)))
+            return False
+        wait_until(admitted, seconds, lambda: f"{name} is a voter: {self.summary()}, {said[-5:]}", every=0.1)
 
     def ctl(self, *words, at=None, seconds=60):
         """`holdfast ctl`; (exit code, output)."""

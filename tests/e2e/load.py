@@ -324,6 +324,8 @@ class LoadClient(threading.Thread):
         """(invoked, returned, replies); None stands for the replies that never came."""
         invoked, replies = time.monotonic(), []
         try:
+            if self.client is None and not self._connect():  # lost in the middle of a step
+                raise Closed("no connection")
             self.client.raw(b"".join(encode(*c) for c in commands))
             for _ in commands:
                 replies.append(self.client.read())

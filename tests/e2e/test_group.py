@@ -614,6 +614,30 @@ def test_a_flipped_byte_is_found_and_never_cut_away(rig, where):
 
 # ---- membership ----
 
+def test_a_newcomer_answers_a_leader_that_its_log_does_not_know_yet(rig):
+    """b was replaced and leads; the log that c gets from it, being new itself, begins with a configuration in which b is another one."""
+    g = rig.group()
+    writer = Retrying(g.endpoints(), "w", pause=0)
+    writer.start()
+    for name, leader in (("b", "a"), ("c", "b")):
+        if g.leader() is not g[leader]:
+            assert g.transfer(to=leader)[0] == 200
+            wait_until(lambda: g.leader_now() is g[leader], 10, f"{leader} leads")
+        if name == "b":
+            writer.wait_for(1500, 60)  # one entry each; more of them than a leader sends without an answer
+        g.lose_disk(name)
+        g.restart(name, wait=False)
+        assert g.change("replace", name) is True
+        g.wait_joined(g[name])
+        wait_until(lambda: all(m.serves_reads() for m in g), 20, "all Valkeys are warm")
+    assert g.leader() is g["b"]
+    g.kill9_zone("a")
+    writer.wait_for(50)
+    writer.finish()
+    with g["c"].client() as c:
+        writer.check(c)
+
+
 def test_remove_and_add(rig):
     g = rig.group(n=5)
     writer = Retrying([m.endpoint() for m in list(g)[:3]], "w")

@@ -252,10 +252,59 @@ def sigterm_leader(g, r):
     return lambda: g.restart(leader, wait=False)
 
 
+def _admitted(g, victim, killed=()):
+    def end():
+        for m in killed:
+            g.restart(m, wait=False)
+        g.admit(victim.name)
+    return end
+
+
+def lose_a_followers_disk(g, r):
+    """The node is put up again with an empty one, and replaced under load."""
+    victim = r.choice(g.followers())
+    g.lose_disk(victim)
+    g.restart(victim, wait=False)
+    return _admitted(g, victim)
+
+
+def remove_a_follower(g, r):
+    """And add it as a new member, also while only two are there and one of these is lost for a moment. If an election comes between, its
+    removal is in doubt: then it may be a replacement."""
+    leader, victim = g.leader(), r.choice(g.followers())
+    code, text = leader.http(f"/members/remove?name={victim.name}", "POST", timeout=40)
+    print(f"  remove: {code}", end="")
+    g.lose_disk(victim)
+    g.restart(victim, wait=False)
+    killed = [r.choice(g.others(victim))] if r.random() < 0.5 else []
+    for m in killed:
+        g.kill9_zone(m, r)
+    return _admitted(g, victim, killed)
+
+
+def lose_the_leader_while_members_change(g, r):
+    """Between any two of the steps of a replacement."""
+    leader, victim = g.leader(), r.choice(g.followers())
+    g.lose_disk(victim)
+    g.restart(victim, wait=False)
+
+    def ask():
+        with contextlib.suppress(OSError, ValueError):
+            leader.http(f"/members/replace?name={victim.name}", "POST", timeout=40)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    time.sleep(r.random() ** 2 * 1.5)
+    g.kill9_zone(leader, r)
+    thread.join(60)
+    return _admitted(g, victim, [leader])
+
+
 FAULTS = [kill_leader_zone, kill_follower_zone, kill_leader_node, kill_leaders_valkey, kill_followers_valkey, kill_majority, kill_all,
           power_fails_leader, power_fails_all, pause_leader, pause_leader_and_valkey, pause_leaders_valkey, pause_follower, isolate_leader,
           mute_leader, deafen_leader, cut_leader_from_one, isolate_follower, ring, one_way_between_two, everything_is_lossy,
-          links_come_and_go, slow_disk_of_a_follower, slow_disk_of_the_leader, clock_step, clocks_strobe, transfer, sigterm_leader]
+          links_come_and_go, slow_disk_of_a_follower, slow_disk_of_the_leader, clock_step, clocks_strobe, transfer, sigterm_leader,
+          lose_a_followers_disk, remove_a_follower, lose_the_leader_while_members_change]
+MEMBERS = [lose_a_followers_disk, remove_a_follower, lose_the_leader_while_members_change]
 # Of ten rounds these are the first: what the design promises most loudly.
 FIRST = [kill_leader_zone, pause_leader, isolate_leader, power_fails_all, mute_leader, slow_disk_of_a_follower]
 TELLS_WRONG_TIME = (clock_step, clocks_strobe)
@@ -404,6 +453,14 @@ def test_faults_under_load(rig):
         scene.round(n, fault)
     terms = scene.end()
     print(f"{ROUNDS} rounds, {len(terms)} leaderships seen")
+
+
+def test_members_change_under_load(rig):
+    print(f"HF_SEED={SEED}")
+    scene = Scene(rig)
+    for n in range(max(len(MEMBERS), ROUNDS // 3)):
+        scene.round(n, MEMBERS[n % len(MEMBERS)])
+    scene.end()
 
 
 # ---- single schedules ----
