@@ -223,6 +223,16 @@ enum entry_error entry_stated(const void *bytes, size_t n, struct entry_view *ou
     return ENTRY_OK;
 }
 
+size_t entry_bytes(const void *bytes, size_t n)
+{
+    struct cursor c = cursor_of(bytes, n);
+    size_t length;
+
+    (void)cursor_u32(&c);
+    length = ENTRY_HEADER_BYTES + (size_t)cursor_u32(&c);
+    return c.bad || length > n ? 0 : length;
+}
+
 enum entry_error entry_running(const void *bytes, size_t n, struct hash128 *out)
 {
     struct entry_view e;

@@ -22,8 +22,9 @@
  *   CONTROL u8 what | body (see enum control)
  *
  * A record is valid if magic, length, index (one more than the previous), running hash and checksum agree. LMDB
- * commits whole entries, so there is no torn tail: any disagreement is damage, is reported, and stops the process; it
- * is never "repaired" by truncation. */
+ * commits whole entries, and the file ahead of it (store_ahead.c) has checksums of its own for whole writes, so there
+ * is no torn tail: any disagreement is damage, is reported, and stops the process; it is never "repaired" by
+ * truncation. */
 #ifndef HF_RECORD_H
 #define HF_RECORD_H
 
@@ -41,14 +42,14 @@ enum control {
     CONTROL_START = 1, /* varint term: a process began to write */
     CONTROL_ATTACH =
         2, /* varint offset | u8 n, replication id | u8 n, run_id: the tap follows this stream from this offset */
-    CONTROL_MODE = 3,    /* u8 durability mode */
+    CONTROL_MODE = 3,     /* u8 durability mode */
     CONTROL_SNAPSHOT = 4, /* varint index of the snapshot that became the newest */
     CONTROL_BARRIER = 5,  /* nothing: a new leader's first entry */
     CONTROL_MEMBERS = 6,  /* the group's configuration, as consensus encodes it; alone in its entry */
     CONTROL_CLOCK = 7,    /* varint wall clock of the leader in ms: the next leader's must not be behind it */
     CONTROL_BASE = 8,     /* the data that the log begins with: an entry with this frame is durable on a member only
                              when that snapshot is, too. varint index of its mark */
-    CONTROL_USERS = 9 /* text: Valkey's users as ACL LIST shows them, a line each, without Holdfast's own */
+    CONTROL_USERS = 9     /* text: Valkey's users as ACL LIST shows them, a line each, without Holdfast's own */
 };
 
 /* What an entry is to consensus; its first frame tells. */
@@ -83,6 +84,8 @@ enum entry_error entry_open(const void *bytes, size_t n, uint64_t index, struct 
                             struct entry_view *out);
 /* Checks magic, length and checksum, but not the place: neither index nor chain. *out is valid if ENTRY_OK. */
 enum entry_error entry_check(const void *bytes, size_t n, struct entry_view *out);
+/* How long the entry at the front of these bytes states to be, header and all; 0: longer than they are. */
+size_t entry_bytes(const void *bytes, size_t n);
 /* What an entry states, unchecked but for ENTRY_SHORT; frames too. */
 enum entry_error entry_stated(const void *bytes, size_t n, struct entry_view *out);
 /* The running hash that an entry states, unchecked. */

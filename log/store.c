@@ -1,4 +1,4 @@
-/* The file <dir>/log/data.mdb, an LMDB environment; and how its entries change.
+/* The file <dir>/log/data.mdb, an LMDB environment, with the file ahead of it; and how its entries change.
  *
  *     database "entries"   index (native size_t, MDB_INTEGERKEY) -> one entry of record.h; in order, no gaps
  *     database "meta"      small values, by name: store_meta.c
@@ -9,7 +9,9 @@
  *   2. Each change is one transaction, with all that follows from it: term and vote, a cut and what comes in place of
  *      what was cut; a whole log that replaces ours, with its snapshot; a piece of a truncation, with the new begin.
  *   3. A transaction counts only when mdb_txn_commit() has returned 0: data by fdatasync, the meta page by O_DSYNC.
- *      `state` and its like change only then, so a call that failed may be made again.
+ *      `state` and its like change only then, so a call that failed may be made again. A small write of entries alone
+ *      counts when it is in the file ahead (store_ahead.c): one wait instead of two. It comes into LMDB with the next
+ *      transaction, at the latest when that file is full.
  *   4. What the base covers is committed: it is never cut.
  *
  *     begin.first                      base.index                    last
@@ -127,10 +129,11 @@ static int cut_work(struct store *s, MDB_txn *txn, struct writing *w)
 static int write_work(struct store *s, MDB_txn *txn, void *context)
 {
     struct writing *w = context;
-    int rc = 0;
+    int rc;
 
     w->after = s->state;
-    if (w->write->hard != NULL)
+    rc = ahead_put(s, txn);
+    if (rc == 0 && w->write->hard != NULL)
         rc = store_put_hard(s, txn, w->write->hard);
     if (rc == 0 && w->cut_from <= s->state.last)
         rc = cut_work(s, txn, w);
@@ -168,16 +171,33 @@ static void check_hard(const struct store_hard *from, const struct store_hard *t
     CHECK(to->term > from->term || from->vote == 0 || to->vote == from->vote); /* no second vote in one term */
 }
 
+/* Durable with one wait. */
+static int write_ahead(struct store *s, const struct writing *w, uint64_t bytes)
+{
+    const struct record *last = w->write->records[w->write->count - 1];
+    int rc = ahead_append(s, w->write->records, w->write->count);
+
+    if (rc != 0)
+        return rc;
+    s->state.last = last->index;
+    s->state.running = last->running;
+    s->state.bytes += bytes;
+    return 0;
+}
+
 static int run_write(struct store *s, struct writing *w, uint64_t bytes)
 {
     int rc;
 
+    if (ahead_takes(s, w->write, bytes))
+        return write_ahead(s, w, bytes);
     if (w->write->count > 0)
-        rc = store_transact_entries(s, bytes, write_work, w);
+        rc = store_transact_entries(s, bytes + ahead_cost(s), write_work, w);
     else
         rc = store_transact_small(s, write_work, w);
     if (rc != 0)
         return rc;
+    ahead_settled(s);
     if (w->write->hard != NULL)
         s->hard = *w->write->hard;
     s->freed = s->freed || w->cut_from <= s->state.last;
@@ -196,7 +216,9 @@ enum store_result store_write(struct store *s, const struct store_write *write, 
     if (write->cut_from != 0 && write->cut_from <= s->state.last) {
         CHECK(write->cut_from > s->base.index && write->cut_from >= s->state.first);
         w.cut_from = write->cut_from;
-        rc = store_look(s, cut_look, &w);
+        rc = ahead_settle(s); /* it may be what is cut */
+        if (rc == 0)
+            rc = store_look(s, cut_look, &w);
     }
     if (rc == 0) {
         check_records(write->records, write->count, w.cut_from, w.before);
@@ -249,10 +271,10 @@ enum store_result store_install(struct store *s, const struct store_install *i, 
     check_records(i->records, i->count, i->first, i->before);
     if (bytes > s->size_max_bytes)
         return size_max_reached(s, bytes, why);
-    if (i->count > 0)
-        rc = store_transact_entries(s, bytes, install_work, &w);
-    else
-        rc = store_transact_small(s, install_work, &w);
+    rc = ahead_settle(s);
+    if (rc == 0)
+        rc = i->count > 0 ? store_transact_entries(s, bytes, install_work, &w)
+                          : store_transact_small(s, install_work, &w);
     if (rc != 0)
         return store_trouble(rc, "cannot replace the log", why);
     s->state = w.after;
@@ -320,8 +342,10 @@ static int truncate_work(struct store *s, MDB_txn *txn, void *context)
 
 static enum store_result remove_front(struct store *s, struct truncation *t, bool *more, char *why)
 {
-    int rc = store_transact_small(s, truncate_work, t);
+    int rc = ahead_settle(s);
 
+    if (rc == 0)
+        rc = store_transact_small(s, truncate_work, t);
     if (rc != 0)
         return store_trouble(rc, "cannot truncate the log", why);
     s->freed = s->freed || t->after.first > s->state.first;

@@ -1,4 +1,5 @@
-/* The entries on disk: one LMDB environment with two databases. Knows nothing of threads' schedules or callbacks.
+/* The entries on disk: one LMDB environment with two databases, and a file ahead of it for the newest. Knows nothing
+ * of threads' schedules or callbacks.
  *
  * Two threads may use a store at once, each with its own functions: one writes, one reads. store_open() and
  * store_close() belong to whoever has it alone. */
@@ -49,9 +50,9 @@ struct store_base {
 /* One transaction of the writer. The log's order: cut, then records, which follow the last entry. Term and vote are
  * checked, too (CHECK): the term does not sink, and in one term a vote that was given stays. */
 struct store_write {
-    const struct store_hard *hard;  /* NULL: unchanged */
-    uint64_t cut_from;              /* 0: nothing; else entries from here on, if there are any, go first */
-    struct record *const *records;  /* sealed; index and chain are checked (CHECK) against what is there */
+    const struct store_hard *hard; /* NULL: unchanged */
+    uint64_t cut_from;             /* 0: nothing; else entries from here on, if there are any, go first */
+    struct record *const *records; /* sealed; index and chain are checked (CHECK) against what is there */
     size_t count;
 };
 /* A log that comes from another member with its snapshot: replaces all entries, the base and the snapshot, in one

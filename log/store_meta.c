@@ -5,6 +5,7 @@
  *     hard       u64 term | u64 vote
  *     begin      u64 first index kept | 16 bytes running hash before it | u64 term before it
  *     base       u64 index | u64 term | u64 index of the configuration | the configuration (rest)
+ *     ahead      u64 the lap whose frames count (store_ahead.c)
  *     snapshot   u64 serial | u64 hash64 of its sidecar
  *     note:NAME  bytes */
 #include <string.h>
@@ -117,6 +118,25 @@ int store_get_base(struct store *s, MDB_txn *txn, struct store_base *out)
     buf_append(&out->change, c.at, c.left);
     CHECK(!out->change.failed);
     return 0;
+}
+
+int store_put_lap(struct store *s, MDB_txn *txn, uint64_t lap)
+{
+    struct buf b = {0};
+
+    buf_u64(&b, lap);
+    return put(s, txn, "ahead", &b);
+}
+
+int store_get_lap(struct store *s, MDB_txn *txn, uint64_t *lap)
+{
+    struct cursor c;
+    int rc = get(s, txn, "ahead", &c);
+
+    if (rc != 0)
+        return rc;
+    *lap = cursor_u64(&c);
+    return whole(&c);
 }
 
 int store_put_hard(struct store *s, MDB_txn *txn, const struct store_hard *h)

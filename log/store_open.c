@@ -43,6 +43,8 @@ static int create(struct store *s, MDB_txn *txn, const char *node)
         rc = store_put_hard(s, txn, &(struct store_hard){0, 0});
     if (rc == 0)
         rc = store_put_begin(s, txn, &(struct store_begin){.first = 1});
+    if (rc == 0)
+        rc = ahead_begin(s, txn);
     return rc == 0 ? store_put_base(s, txn, &base) : rc;
 }
 
@@ -78,8 +80,21 @@ static bool failed_to(const char *what, int rc, char *why, size_t why_size)
     return false;
 }
 
+bool store_sync_directory(const char *path, char *why, size_t why_size)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool ok = fd >= 0 && fsync(fd) == 0;
+
+    if (!ok)
+        (void)snprintf(why, why_size, "cannot sync directory %s: %s", path, strerror(errno));
+    if (fd >= 0)
+        (void)close(fd);
+    return ok;
+}
+
 /* Opens or creates the databases; leaves what is there as it is. */
-static bool open_databases(struct store *s, const char *node, bool may_create, char *why, size_t why_size)
+static bool open_databases(struct store *s, const char *dir, const char *node, bool may_create, char *why,
+                           size_t why_size)
 {
     MDB_txn *txn;
     struct cursor identity;
@@ -100,6 +115,10 @@ static bool open_databases(struct store *s, const char *node, bool may_create, c
     if (rc == MDB_NOTFOUND && !may_create) {
         mdb_txn_abort(txn);
         (void)snprintf(why, why_size, "the log's data are missing, although there was a log here");
+        return false;
+    }
+    if ((rc == 0 || rc == MDB_NOTFOUND) && !ahead_open_file(s, dir, rc == MDB_NOTFOUND, why, why_size)) {
+        mdb_txn_abort(txn);
         return false;
     }
     if (rc == MDB_NOTFOUND)
@@ -172,6 +191,8 @@ static int read_meta(struct store *s, MDB_txn *txn)
         rc = begin.first > 0 ? store_get_hard(s, txn, &s->hard) : MDB_CORRUPTED;
     if (rc == 0)
         rc = store_get_base(s, txn, &s->opened_base);
+    if (rc == 0)
+        rc = store_get_lap(s, txn, &s->ahead.lap);
     s->state.first = begin.first;
     s->state.before = begin.before;
     s->before_term = begin.before_term;
@@ -194,23 +215,12 @@ static bool verify(struct store *s, char *why, size_t why_size)
     if (rc != 0)
         (void)failed_to("cannot read the log", rc, why, why_size);
     else
-        ok = verify_entries(s, at, why, why_size) && verify_base(s, txn, why, why_size);
+        ok = verify_entries(s, at, why, why_size) && verify_base(s, txn, why, why_size) &&
+             ahead_load(s, why, why_size);
     if (at != NULL)
         mdb_cursor_close(at);
     if (txn != NULL)
         mdb_txn_abort(txn);
-    return ok;
-}
-
-static bool sync_directory(const char *path, char *why, size_t why_size)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-
-    if (!ok)
-        (void)snprintf(why, why_size, "cannot sync directory %s: %s", path, strerror(errno));
-    if (fd >= 0)
-        (void)close(fd);
     return ok;
 }
 
@@ -260,7 +270,8 @@ static bool open_environment(struct store *s, const char *dir, char *why, size_t
         (rc = mdb_env_set_maxreaders(s->env, READERS_MAX)) != 0 ||
         (rc = mdb_env_set_mapsize(s->env, map_bytes)) != 0 || (rc = mdb_env_open(s->env, path, MDB_NOTLS, 0600)) != 0)
         return failed_to(data, rc, why, why_size);
-    return measure(s, why, why_size) && sync_directory(path, why, why_size) && sync_directory(dir, why, why_size);
+    return measure(s, why, why_size) && store_sync_directory(path, why, why_size) &&
+           store_sync_directory(dir, why, why_size);
 }
 
 struct store *store_open(const char *dir, const char *node, uint64_t size_max_bytes, bool may_create, char *why,
@@ -270,9 +281,11 @@ struct store *store_open(const char *dir, const char *node, uint64_t size_max_by
 
     CHECK(size_max_bytes <= UINT64_MAX / 4);
     s->size_max_bytes = size_max_bytes;
-    CHECK(pthread_rwlock_init(&s->map_lock, NULL) == 0);
-    if (open_environment(s, dir, why, why_size) && open_databases(s, node, may_create, why, why_size) &&
-        verify(s, why, why_size))
+    CHECK(pthread_rwlock_init(&s->map_lock, NULL) == 0 && pthread_mutex_init(&s->ahead.lock, NULL) == 0);
+    s->ahead.fd = -1;
+    s->opened = open_environment(s, dir, why, why_size) && open_databases(s, dir, node, may_create, why, why_size) &&
+                verify(s, why, why_size);
+    if (s->opened)
         return s;
     store_close(s);
     return NULL;
@@ -280,9 +293,13 @@ struct store *store_open(const char *dir, const char *node, uint64_t size_max_by
 
 void store_close(struct store *s)
 {
+    if (s->opened && !s->ahead.spoilt)
+        (void)ahead_settle(s); /* so that the next start finds less to read; if not, it finds it there */
+    ahead_close(s);
     if (s->env != NULL)
         mdb_env_close(s->env);
     (void)pthread_rwlock_destroy(&s->map_lock);
+    (void)pthread_mutex_destroy(&s->ahead.lock);
     buf_free(&s->opened_base.change);
     free(s);
 }

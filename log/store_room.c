@@ -38,7 +38,8 @@ enum {
     NODE_BYTES = 26,                     /* LMDB's share of an entry: page pointer, node header, key */
     INLINE_BYTES_MAX = 2000,             /* larger values have pages of their own */
     PAGE_HEADER_BYTES = 16,
-    FREE_LIST = 0, /* LMDB's database of free pages */
+    FREE_LIST = 0,                 /* LMDB's database of free pages */
+    ROOM_SLACK_BYTES = 256 * 1024, /* what small transactions take until entries come */
     FILL_AHEAD_BYTES = 1024 * 1024,
     FILL_PIECE_BYTES = 512 * 1024,
 };
@@ -202,6 +203,18 @@ static int nothing_work(struct store *s, MDB_txn *txn, void *context)
 {
     (void)context;
     return store_put_begin(s, txn, &(struct store_begin){s->state.first, s->state.before, s->before_term});
+}
+
+bool store_has_room(struct store *s, uint64_t bytes)
+{
+    uint64_t end = s->allocated_bytes - STORE_RESERVE_BYTES, pages, used;
+    MDB_envinfo info;
+
+    if (mdb_env_info(s->env, &info) != 0 || store_look(s, free_list_work, &pages) != 0)
+        return false;
+    end = s->map_bytes < end ? s->map_bytes : end;
+    used = (info.me_last_pgno + 1) * s->page_bytes;
+    return end + pages * s->page_bytes >= used + round_up(s, bytes) + ROOM_SLACK_BYTES || grow(s, bytes) == 0;
 }
 
 int store_transact_entries(struct store *s, uint64_t bytes, store_work *work, void *context)

@@ -1,8 +1,8 @@
 /* Faults in system calls, for the one test program that includes this: the calls below, made by the program or by
- * LMDB, come here first. Letters: w a write, M the
- * meta page (m if its descriptor is not O_DSYNC), D fdatasync, F fsync, g sync_file_range, R rename, u unlink, a
- * fallocate. Armed, the n-th call of the chosen kinds kills the process, or fails with an errno (that one, or all
- * from then on). */
+ * LMDB, come here first. Letters: w a write, A one to the
+ * file ahead, M the meta page (m if its descriptor is not O_DSYNC), D fdatasync, F fsync, g sync_file_range, R
+ * rename, u unlink, a fallocate. Armed, the n-th call of the chosen kinds kills the process, or fails with an errno
+ * (that one, or all from then on). */
 #ifndef HF_LOG_FAULT_H
 #define HF_LOG_FAULT_H
 
@@ -23,7 +23,8 @@ enum fault_kind {
     FAULT_SYNC = 4,
     FAULT_RENAME = 8,
     FAULT_UNLINK = 16,
-    FAULT_ALLOCATE = 32
+    FAULT_ALLOCATE = 32,
+    FAULT_AHEAD = 64
 };
 
 static struct {
@@ -71,11 +72,15 @@ static bool fault_here(int kind, char letter)
 #define FAULT_REAL(type, name, ...) ((type(*)(__VA_ARGS__))(uintptr_t)dlsym(RTLD_NEXT, name))
 
 /* LMDB writes its meta page, and single pages, with pwrite; runs of pages with lseek and writev. The meta pages are
- * the first two. */
+ * the first two; of a meta page only a part is written. Whole blocks through O_DSYNC are the file ahead's. */
 ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at)
 {
     if (n >= 256 * 1024 && at >= 8192) /* zeros ahead of LMDB (store_fill), in the background: no part of a commit */
         return FAULT_REAL(ssize_t, "pwrite", int, const void *, size_t, off_t)(fd, bytes, n, at);
+    if (n >= 4096 && (fcntl(fd, F_GETFL) & O_DSYNC))
+        return fault_here(FAULT_AHEAD, 'A')
+                   ? -1
+                   : FAULT_REAL(ssize_t, "pwrite", int, const void *, size_t, off_t)(fd, bytes, n, at);
     if (at < 8192 ? fault_here(FAULT_META, (fcntl(fd, F_GETFL) & O_DSYNC) ? 'M' : 'm') : fault_here(FAULT_WRITE, 'w'))
         return -1;
     return FAULT_REAL(ssize_t, "pwrite", int, const void *, size_t, off_t)(fd, bytes, n, at);

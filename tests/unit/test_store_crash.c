@@ -31,7 +31,7 @@ _Noreturn static void child(const struct store_fixture *f, struct model *m, int 
     if (write(out, "o", 1) != 1)
         _exit(5);
     if (nth > 0)
-        fault_arm(FAULT_WRITE | FAULT_META | FAULT_SYNC | FAULT_ALLOCATE, nth, 0, false);
+        fault_arm(FAULT_WRITE | FAULT_META | FAULT_SYNC | FAULT_ALLOCATE | FAULT_AHEAD, nth, 0, false);
     for (int i = 0; i < STEPS_MAX; i++) {
         model_step(m, s);
         if (write(out, "s", 1) != 1)

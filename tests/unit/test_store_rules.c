@@ -162,11 +162,11 @@ static void test_another_format_is_refused(void **state)
     store_fixture_new(&f);
     store_fixture_open(&f);
     buf_text(&identity, "identity");
-    buf_u32(&identity, 2);
+    buf_u32(&identity, 3);
     store_fixture_close(&f);
     overwrite(&f, buf_head(&identity), identity.len, 8, 1);
     assert_null(store_open(f.dir, "node-1", MODEL_SIZE_MAX_BYTES, true, f.why, sizeof f.why));
-    assert_non_null(strstr(f.why, "the log has format 1, this program knows format 2"));
+    assert_non_null(strstr(f.why, "the log has format 1, this program knows format 3"));
     buf_free(&identity);
     store_fixture_remove(&f);
 }
