@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Holdfast beside a bare Valkey, HAProxy and nutcracker, on this machine, in one run.
 
-    run.py [--quick] [--rounds N] [--only PART ...] [--json FILE]        parts: get set tls sync zones failover mixed log memory
+    run.py [--quick] [--rounds N] [--only PART ...] [--json FILE]        parts: get set tls sync commands zones failover mixed log memory
 
 What counts are ratios. Each round measures every subject once, the direct one and the proxies in turns and in changing order, so
 that a noise of the machine meets all of them; a ratio is the median of the rounds' own ratios. Every server runs in a temporary
@@ -38,7 +38,7 @@ from certificates import Authority  # noqa: E402
 from group import Group  # noqa: E402
 from harness import Holdfast, Process, Valkey, free_port, tool, wait_until  # noqa: E402
 
-PARTS = ["get", "set", "tls", "sync", "zones", "failover", "mixed", "log", "memory"]
+PARTS = ["get", "set", "tls", "sync", "commands", "zones", "failover", "mixed", "log", "memory"]
 CLIENTS, BYTES, KEYS = 50, 100, 100_000
 IDLE_CONNECTIONS = 2000
 MIXED_SET_SHARE = 0.2
@@ -335,6 +335,41 @@ def part_sync(bench):
     found = bench.rounds_of(label, subjects, lambda s: bench.benchmark(s, "set", clients=1))
     p50 = [ratio(found, s, "aof", "p50") for s in subjects[1:]]
     bench.row(f"{label}: p50", p50[0], 1.8, at_most=True, others=p50[1:])
+
+
+SCRIPT = "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('INCR', KEYS[2])"
+COMMANDS = {"transaction": "MULTI / SET %k %d / INCR n:%k / EXEC".split(), "EVALSHA": ["EVALSHA", None, "2", "%k", "n:%k", "%d"],
+            "XADD": "XADD x:%k MAXLEN ~ 1000 * f %d".split(), "BLPOP, hand-over": ["HANDOVER"], "SET": "SET %k %d".split()}
+
+
+def blocks(bench, subject, what, clients=CLIENTS):
+    """One run of blocks.c."""
+    server = bench.servers.get(subject)
+    with server.client() as c:
+        sha = c("SCRIPT", "LOAD", SCRIPT).decode()
+    words = [sha if w is None else w for w in COMMANDS[what]]
+    command = [build("blocks"), server.port, bench.seconds, clients, KEYS, BYTES, *words]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120)
+    if done.returncode != 0:
+        raise RuntimeError(f"{what}, {subject}: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def part_commands(bench):
+    """Of what is replayable the transaction and XADD, of what is captured the script, and what changes hands."""
+    bench.servers.get("holdfast")
+    for mode, base, with_what in (("async", "direct", "direct"), ("sync", "aof", "appendfsync always")):
+        bench.servers.mode(mode)
+        for what in ("transaction", "EVALSHA", "XADD", "BLPOP, hand-over"):
+            label = f"{mode} {what} / {with_what}"
+            found = bench.rounds_of(label, [base, "holdfast"], lambda s: blocks(bench, s, what))  # noqa: B023
+            bench.row(f"{label}: throughput", ratio(found, "holdfast", base, "rps"), None)
+            bench.row(f"{label}: p50", ratio(found, "holdfast", base, "p50"), None, at_most=True)
+    ways = {"captured": lambda: blocks(bench, "holdfast", "EVALSHA", 1), "replayable": lambda: blocks(bench, "holdfast", "SET", 1),
+            "captured, many": lambda: blocks(bench, "holdfast", "EVALSHA")}
+    found = bench.rounds_of("captured", list(ways), lambda way: ways[way]())
+    bench.row("sync EVALSHA (captured) / sync SET, one client: p50", ratio(found, "captured", "replayable", "p50"), 2.0, at_most=True)
+    bench.row("sync EVALSHA, 50 clients / one client: throughput", ratio(found, "captured, many", "captured", "rps"), 5.0)
 
 
 WAITS = {"group": ("group", ()), "wait": ("replicated", ("WAIT", 1, 1000)), "waitaof": ("replicated", ("WAITAOF", 1, 1, 5000))}
