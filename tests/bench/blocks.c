@@ -146,7 +146,7 @@ static void begin_pair(struct bench *b, struct client *taker)
 {
     char list[32];
 
-    (void)snprintf(list, sizeof list, "list:%d", taker->number);
+    (void)snprintf(list, sizeof list, "list:%d:%d", (int)getpid(), taker->number); /* the last run left an element */
     send_words(b, taker, TAKING, 3, (char *[]){"BLPOP", list, "0"});
     send_words(b, taker->other, PINGING, 1, (char *[]){"PING"});
 }
@@ -175,7 +175,7 @@ static void answered(struct bench *b, struct client *c)
             send_block(b, c);
         return;
     case PINGING:
-        (void)snprintf(list, sizeof list, "list:%d", c->number);
+        (void)snprintf(list, sizeof list, "list:%d:%d", (int)getpid(), c->number);
         send_words(b, c, PUSHING, 3, (char *[]){"RPUSH", list, "%d"});
         return;
     case TAKING:

@@ -20,7 +20,8 @@ from resp import Client, Closed, RespError, encode
 SECONDS = 90 if FULL else 10
 THREADS, OPEN, OPEN_RELAYED = 12, 40, 15  # sessions that each thread keeps open; relayed, each costs a TLS handshake
 ERRORS = ("UNCERTAIN", "LOADING", "CLUSTERDOWN", "EXECABORT", "UNBLOCKED", "TRYAGAIN")
-SESSIONS_MIN = 300      # on the slowest machine
+SESSIONS_MIN = 300      # on a slow machine that takes longer
+SECONDS_MAX = 60 + SECONDS
 SEED = os.environ.get("HF_SEED") or str(random.SystemRandom().randint(1, 1 << 30))
 LARGEST = 64 << 20
 REPEAT = "return string.rep(ARGV[1], tonumber(ARGV[2]))"
@@ -158,8 +159,10 @@ class Session:
 
 
 class Crowd:
-    def __init__(self, endpoints, seconds, allowed=(), patience=120, keep_open=OPEN):
-        self.endpoints, self.until, self.allowed = endpoints, time.monotonic() + seconds, set(allowed)
+    def __init__(self, endpoints, seconds, allowed=(), patience=120, keep_open=OPEN, at_least=0):
+        now = time.monotonic()
+        self.endpoints, self.until, self.at_most, self.allowed = endpoints, now + seconds, now + SECONDS_MAX, set(allowed)
+        self.at_least = at_least
         self.patience, self.keep_open = patience, keep_open
         self.checked = self.sessions = self.huge = self.forgiven = 0
         self.found, self.crashes = [], []
@@ -174,11 +177,15 @@ class Crowd:
             return
         self.found.append(f"{session.tag} asked {repr(command)[:200]}: {repr(got)[:300]} instead of {repr(answer)[:300]}")
 
+    def _goes_on(self):
+        enough = self.sessions >= self.at_least and self.checked > self.sessions
+        return not self.found and time.monotonic() < (self.until if enough else self.at_most)
+
     def _run(self, number):
         r = random.Random(f"{SEED}/{number}")
         mine, serial = [], 0
         try:
-            while time.monotonic() < self.until and not self.found:
+            while self._goes_on():
                 while len(mine) < self.keep_open:
                     serial += 1
                     with contextlib.suppress(RespError if self.allowed else (), Closed if self.allowed else ()):
@@ -225,7 +232,7 @@ class Crowd:
 
     def finish(self):
         for t in self.threads:
-            t.join(SECONDS + 200)
+            t.join(SECONDS_MAX + 200)
             assert not t.is_alive(), f"hangs (HF_SEED={SEED})"
         print(f"{self.sessions} sessions, {self.checked} answers, {self.huge} large ones, {self.forgiven} errors (HF_SEED={SEED})")
         assert not self.found, "\n".join(self.found[:5]) + f"\nHF_SEED={SEED}"
@@ -233,28 +240,31 @@ class Crowd:
         return self
 
 
-def large_ones(endpoints):
-    """However short the crowd's time was: each largest size once, two sessions at a time."""
+def large_ones(endpoints, allowed=()):
+    """However short the crowd's time was: each largest size once, two sessions at a time. What is refused is tried again."""
+    crowd, done = Crowd.__new__(Crowd), []
+    crowd.found, crowd.allowed, crowd.checked, crowd.forgiven, crowd.patience = [], set(allowed), 0, 0, 120
+
     def one(n):
-        r = random.Random(n)
-        s = Session(crowd, endpoints[n % len(endpoints)], f"<large{n}>", r)
-        with contextlib.suppress(Closed):  # what was wrong has been noted
-            s.huge(LARGEST)
-        s.client.close()
-    crowd = Crowd.__new__(Crowd)
-    crowd.found, crowd.allowed, crowd.checked, crowd.patience = [], set(), 0, 120
+        for attempt in range(8):
+            s = Session(crowd, endpoints[n % len(endpoints)], f"<large{n}.{attempt}>", random.Random(n))
+            with contextlib.suppress(Closed), contextlib.closing(s.client):  # what was wrong has been noted
+                s.huge(LARGEST)
+                done.append(n)
+                return
+            time.sleep(1)  # another leader, perhaps
     threads = [threading.Thread(target=one, args=(n,)) for n in range(2)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert not crowd.found and crowd.checked == 10, crowd.found
+    assert not crowd.found and sorted(done) == [0, 1], (crowd.found, done)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_no_reply_is_anothers(rig, mode):
     _, holdfast = rig.pair(durability=mode)
-    crowd = Crowd([holdfast.port], SECONDS).finish()
+    crowd = Crowd([holdfast.port], SECONDS, at_least=SESSIONS_MIN).finish()
     assert crowd.sessions >= SESSIONS_MIN and crowd.checked > crowd.sessions
     large_ones([holdfast.port])
     with holdfast.client() as c:
@@ -265,9 +275,9 @@ def test_no_reply_is_anothers_through_relays(rig):
     """On a machine that is too slow for all that, another node may come to lead: then some are refused, or in doubt."""
     g = rig.group(election_timeout="3s")
     followers = [m.endpoint() for m in g.followers()]
-    crowd = Crowd(followers, SECONDS, allowed=ERRORS, keep_open=OPEN_RELAYED).finish()
+    crowd = Crowd(followers, SECONDS, allowed=ERRORS, keep_open=OPEN_RELAYED, at_least=SESSIONS_MIN // 2).finish()
     assert crowd.sessions >= SESSIONS_MIN // 2 and crowd.checked > crowd.sessions
-    large_ones(followers)
+    large_ones(followers, ERRORS)
     with g.leader().client() as c:
         wait_until(lambda: c("INFO", "clients").find(b"blocked_clients:0") >= 0, 20, "who is gone is not blocked any more")
 

@@ -403,7 +403,6 @@ static void scripts_without_writes_are_reads(void **state)
     expect(sync_session, "EVALSHA x 0", ROUTE_WRITER, OP_CAPTURED);
     expect(known, "EVALSHA x 0", ROUTE_LANE, OP_READ);
     expect(known_async, "EVALSHA x 0", ROUTE_LANE, OP_READ);
-    expect(sync_session, "FCALL f 0", ROUTE_WRITER, OP_CAPTURED);
     expect_refused(refused, "EVALSHA x 0", WHY_CLUSTERDOWN);
     refused.no_writes = true;
     expect(refused, "EVALSHA x 0", ROUTE_LANE, OP_READ);
