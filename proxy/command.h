@@ -57,7 +57,7 @@ const struct command *command_find(const struct command_table *t, const struct a
 void command_keys(const struct command_table *t, const struct command *c, const struct argv *a, uint32_t db,
                   struct keyset *out);
 
-/* Whether this call may block: flag blocking, and for XREAD/XREADGROUP only with BLOCK. */
+/* Whether this call may block: flag blocking, and for XREAD/XREADGROUP only with BLOCK; a module's always. */
 bool command_blocks(const struct command *c, const struct argv *a);
 
 #endif

@@ -100,6 +100,7 @@ static void check_fed(struct node *n)
 
 static void skipped(struct node *n, uint64_t count)
 {
+    n->doubt.skipped = true;
     n->follow.clean_since_ms = loop_now_ms(n->loop);
     if (n->follow.distrusted || (n->follow.skips > 0 && !n->follow.synced))
         return; /* said already */
@@ -135,7 +136,7 @@ uint64_t node_unexplained(struct node *n, uint64_t errors)
         n->feed != NULL && feed_tries(n->feed) > n->follow.excused ? feed_tries(n->feed) - n->follow.excused : 0;
     uint64_t excused = rise < room ? rise : room;
 
-    n->valkey.unexpected_errors = errors;
+    n->valkey.unexpected_errors = n->doubt.errors = errors;
     n->follow.excused += excused;
     return rise - excused;
 }
@@ -225,6 +226,7 @@ static void on_began(void *arg, bool partial)
     if (n->figures.feeds_full == 1 && !partial && n->figures.valkey_keys > 0 && n->figures.valkey_keys != UINT64_MAX)
         diag_log(n->diag, DIAG_WARNING, "The %llu keys of Valkey at %s are replaced by the group's data",
                  (unsigned long long)n->figures.valkey_keys, node_address(n));
+    n->doubt.skipped = n->doubt.skipped && partial;
     n->figures.fed_index = 0;
     n->figures.rebuild_progress = partial ? 1 : 0;
     n->follow.synced = true;

@@ -9,6 +9,7 @@
 
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "proxy/feed_checkpoint.h"
 #include "proxy/node_internal.h"
 
 /* ---- reading answers ---- */
@@ -161,6 +162,25 @@ static bool refused(struct node *n, const char *what, const char *reply, size_t 
     return true;
 }
 
+/* A checkpoint proves how far a Valkey has come, not that it has skipped nothing on its way. What it skipped while
+ * nobody looked (an earlier process of ours, a control connection that was lost) shows in the counter alone; then
+ * only a full sync makes its state the log's. */
+static void doubt(struct node *n)
+{
+    const struct node_valkey *v = &n->valkey;
+    uint64_t known = strcmp(n->doubt.run_id, v->run_id) == 0 ? n->doubt.errors : 0;
+
+    if (n->feed == NULL && (n->doubt.skipped || v->unexpected_errors > known) &&
+        checkpoints_newest(n->checkpoints) != NULL) {
+        diag_log(n->diag, DIAG_NOTICE,
+                 "Valkey at %s may have skipped effects of the log: it is loaded anew if it follows",
+                 node_address(n));
+        checkpoints_wipe(n->checkpoints, NULL, NULL);
+    }
+    (void)snprintf(n->doubt.run_id, sizeof n->doubt.run_id, "%s", v->run_id);
+    n->doubt.errors = v->unexpected_errors;
+}
+
 static void on_info(void *arg, const char *reply, size_t size)
 {
     struct node *n = arg;
@@ -181,6 +201,7 @@ static void on_info(void *arg, const char *reply, size_t size)
     v->loading = node_info_number(reply, size, "loading") + node_info_number(reply, size, "async_loading") > 0;
     v->cluster_enabled = node_info_number(reply, size, "cluster_enabled") > 0;
     v->unexpected_errors = node_info_number(reply, size, "unexpected_error_replies");
+    doubt(n);
     if (v->run_id[0] == '\0')
         node_fail(n, "INFO names no run_id");
     else

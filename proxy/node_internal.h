@@ -94,6 +94,11 @@ struct node {
     struct request *refused_kills; /* node_control.c: to be sent again */
     unsigned answers_due;          /* of what is being gathered */
     struct node_valkey valkey;
+    struct {
+        char run_id[48];
+        uint64_t errors; /* unexpected_error_replies of that process that were looked at */
+        bool skipped;    /* it has skipped effects, and has not been loaded anew since */
+    } doubt;
     uint64_t ping_ms;
 
     struct replay *walk; /* the last walk of the log; its facts */

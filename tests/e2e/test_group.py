@@ -82,8 +82,8 @@ def test_who_leads_is_told(rig):
         with m.client() as c:
             fields = info_fields(c("INFO", "durability"))  # relayed, as everything is: the leader speaks
         assert fields["holdfast_leader"] == leader.name == fields["holdfast_node"]
-        with m.reader() as c:
-            fields = info_fields(c("INFO", "durability"))  # the node itself
+        with m.reader() as c:  # the node itself, once it is fed
+            fields = info_fields(eventually(lambda: c.ask("INFO", "durability"), lambda r: isinstance(r, bytes), 10, "its reader-port serves"))
         assert fields["holdfast_node"] == m.name and fields["holdfast_leader"] == leader.name
         assert fields["holdfast_role"] == ("leader" if m is leader else "follower"), fields
         look = m.look()
