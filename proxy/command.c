@@ -324,9 +324,9 @@ const struct command *command_find(const struct command_table *t, const struct a
     return sub != NULL ? &sub->command : &e->command;
 }
 
-/* XREAD and XREADGROUP carry the flag, and block only with BLOCK (among the options, which end at STREAMS). A module's
- * command may keep its client waiting as long as it likes, and no flag says so: what stands behind it on a shared
- * connection would wait with it. */
+/* XREAD and XREADGROUP carry the flag, and block only with BLOCK (among the options, which end at STREAMS). A
+ * module's command may keep its client waiting as long as it likes, and no flag says so: what stands behind it on a
+ * shared connection would wait with it. */
 bool command_blocks(const struct command *c, const struct argv *a)
 {
     if ((c->flags & CMD_MODULE) != 0)
