@@ -83,8 +83,13 @@ struct core {
     } mode_change;
 
     /* core_users.c */
-    struct buf users; /* the group's, as lines of ACL LIST */
-    uint64_t users_index; /* their entry; 0: the log names none */
+    struct buf users;       /* the group's, as lines of ACL LIST */
+    uint64_t users_index;   /* their entry; 0: the log names none */
+    uint64_t users_applied; /* the entry whose users our Valkey has, or is being given */
+    struct buf users_good;  /* what of them is committed: if another node leads meanwhile, the rest may be void */
+    uint64_t users_good_index;
+    struct replay *users_walk; /* a follower's search for an entry that its feed begins behind */
+    bool users_walked;
     bool users_applying;
     struct op_list users_waiting;
 
@@ -118,7 +123,7 @@ void core_refusal(struct core *c);
 void lane_connect(struct core *c);
 void lane_close(struct core *c);
 void lane_send(struct core *c, struct op *op);
-void lane_markers(struct core *c); /* sends one if it is wanted and possible */
+void lane_markers(struct core *c);          /* sends one if it is wanted and possible */
 void core_lane_open_worker(struct core *c); /* if nothing is missing any more */
 void lane_on_retry(void *arg);
 void lane_on_marker_retry(void *arg);
@@ -141,6 +146,7 @@ void core_mode_void(struct core *c);        /* ... or not with us as the leader 
 void core_users_log(struct core *c, struct op *op); /* op->request: the lines */
 void core_users_came(struct core *c);               /* our Valkey is there */
 void core_users_gone(struct core *c);
+void core_users_again(struct core *c); /* the entry that named them goes with the truncation */
 void core_users_tick(struct core *c);
 void core_users_moved(struct core *c, uint64_t from, uint64_t to);
 void core_users_end(struct core *c);

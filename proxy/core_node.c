@@ -205,6 +205,7 @@ static void on_snapshot_ended(void *arg, bool ok, const struct snapshot_mark *ma
     buf_varint(&body, mark->index);
     frame_control(log_batch(c->log), CONTROL_SNAPSHOT, buf_head(&body), body.len);
     frame_control(log_batch(c->log), CONTROL_MODE, &mode, 1); /* the entry that said it goes with the truncation */
+    core_users_again(c);
     log_touch(c->log, false);
     buf_free(&body);
 }

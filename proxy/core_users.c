@@ -11,8 +11,9 @@
  */
 #include "proxy/acl_list.h"
 #include "proxy/core_internal.h"
+#include "proxy/replay.h"
 
-enum { REFUSAL_BYTES_SHOWN = 160 };
+enum { REFUSAL_BYTES_SHOWN = 160, WALK_BYTES = 256 << 10, SNAPSHOT_PATH_MAX = 4096 };
 
 static const char *own_user(const struct core *c)
 {
@@ -62,6 +63,7 @@ static void on_list(void *arg, const char *reply, size_t n)
     struct buf have = {0};
     size_t changes = 0;
 
+    c->users_applied = c->users_index; /* they may have changed since ACL LIST was asked */
     if (acl_list_lines(reply, n, own_user(c), &have))
         changes = acl_list_change(buf_head(&have), have.len, buf_head(&c->users), c->users.len, own_user(c),
                                   send_change, c);
@@ -80,6 +82,7 @@ static void apply(struct core *c)
     if (c->users_index == 0 || !may_ask(c))
         return;
     c->users_applying = true;
+    c->users_applied = c->users_index;
     node_send(c->node, list, sizeof list - 1, on_list, c);
 }
 
@@ -87,6 +90,7 @@ void core_users_came(struct core *c)
 {
     (void)node_users(c->node, &c->users_index, &c->users);
     c->users_applying = false;
+    c->users_applied = 0;
     apply(c);
 }
 
@@ -99,6 +103,9 @@ static void release(struct core *c, struct op *op, bool error)
 
 void core_users_end(struct core *c)
 {
+    replay_free(c->users_walk);
+    c->users_walk = NULL;
+    buf_free(&c->users_good);
     while (!TAILQ_EMPTY(&c->users_waiting))
         release(c, TAILQ_FIRST(&c->users_waiting), true);
     buf_free(&c->users);
@@ -111,10 +118,24 @@ void core_users_gone(struct core *c)
 
 /* ---- the log ---- */
 
+static void take(struct core *c, uint64_t index, const char *lines, size_t n)
+{
+    buf_clear(&c->users);
+    buf_append(&c->users, lines, n);
+    CHECK(!c->users.failed);
+    c->users_index = index;
+}
+
 static void append(struct core *c)
 {
     c->users_index = log_open_index(c->log);
     frame_control(log_batch(c->log), CONTROL_USERS, buf_head(&c->users), c->users.len);
+}
+
+void core_users_again(struct core *c)
+{
+    if (c->leads && c->users_index != 0)
+        append(c);
 }
 
 void core_users_log(struct core *c, struct op *op)
@@ -124,9 +145,7 @@ void core_users_log(struct core *c, struct op *op)
         core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
         return;
     }
-    buf_clear(&c->users);
-    buf_append(&c->users, buf_head(&op->request), op->request.len);
-    CHECK(!c->users.failed);
+    take(c, 0, buf_head(&op->request), op->request.len);
     append(c);
     log_touch(c->log, true);
     op->need = c->users_index;
@@ -147,6 +166,39 @@ void core_users_moved(struct core *c, uint64_t from, uint64_t to)
     }
 }
 
+/* After a restart the feed goes on where it was, perhaps behind the entry that names the users: our Valkey has them,
+ * but we must know them, too, for when it comes back empty. */
+static void look_back(struct core *c)
+{
+    const struct replay_facts *facts;
+    struct snapshot_mark mark;
+    char path[SNAPSHOT_PATH_MAX];
+
+    if (c->users_walk == NULL)
+        c->users_walk = replay_new(c->log, snapshot_newest(c->log, &mark, path, sizeof path) ? &mark : NULL);
+    if (replay_step(c->users_walk, NULL, WALK_BYTES))
+        return;
+    facts = replay_facts(c->users_walk);
+    c->users_walked = !facts->cut; /* else anew, from a newer snapshot */
+    if (facts->users != NULL && facts->users_index > c->users_index)
+        take(c, facts->users_index, facts->users, facts->users_bytes);
+    replay_free(c->users_walk);
+    c->users_walk = NULL;
+}
+
+/* What we logged as a leader and was not committed when another one led never was. */
+static void keep_good(struct core *c, uint64_t committed)
+{
+    if (c->users_index <= committed && c->users_good_index != c->users_index) {
+        buf_clear(&c->users_good);
+        buf_append(&c->users_good, buf_head(&c->users), c->users.len);
+        CHECK(!c->users_good.failed);
+        c->users_good_index = c->users_index;
+    }
+    if (c->users_index > committed && !c->leads)
+        take(c, c->users_good_index, buf_head(&c->users_good), c->users_good.len);
+}
+
 static uint64_t newest_snapshot(struct core *c)
 {
     struct log_member_status at[CONFIG_MEMBERS_MAX];
@@ -162,7 +214,7 @@ static uint64_t newest_snapshot(struct core *c)
 void core_users_tick(struct core *c)
 {
     struct op *op, *next;
-    uint64_t committed = log_committed(c->log), before = c->users_index;
+    uint64_t committed = log_committed(c->log);
 
     for (op = TAILQ_FIRST(&c->users_waiting); op != NULL; op = next) {
         next = TAILQ_NEXT(op, in_core);
@@ -170,8 +222,12 @@ void core_users_tick(struct core *c)
             continue;
         release(c, op, op->need > committed);
     }
+    if (!c->users_walked && (c->users_walk != NULL || node_state(c->node) == NODE_FED))
+        look_back(c);
+    keep_good(c, committed);
     if (!c->leads) {
-        if (node_users(c->node, &c->users_index, &c->users) && before != c->users_index && !c->users_applying)
+        (void)node_users(c->node, &c->users_index, &c->users);
+        if (c->users_applied != c->users_index && !c->users_applying)
             apply(c);
         return;
     }

@@ -1,7 +1,7 @@
 """Users as Valkey defines them: rights are Valkey's to judge, also for what Holdfast answers itself, and change at once."""
 import pytest
 
-from harness import Rig, is_error, wait_until
+from harness import Rig, eventually, is_error, wait_until
 from resp import Closed, RespError, encode
 
 
@@ -328,7 +328,7 @@ def test_users_after_a_failover(rig):
     g.kill9_zone(first)
     second = g.leader().name
     assert second != first
-    wait_until(lambda: logged_in(g[second], "alice"), 30, "alice may log in")
+    eventually(lambda: logged_in(g[second], "alice"), bool, 30, "alice may log in")
     with g[second].client() as c, g[second].client() as admin:
         assert c("AUTH", "alice", "pw") == b"OK"
         assert c("SET", "a:1", 1) == b"OK" and c("GET", "a:1") == b"1" and is_error(c.ask("SET", "c:1", 1), "NOPERM")

@@ -51,7 +51,6 @@ static int tear_down(void **state)
 static const struct route_facts sync_session = {.mode = DURABILITY_SYNC, .full = true, .gate = GATE_OPEN};
 static const struct route_facts async_session = {.mode = DURABILITY_ASYNC, .full = true, .gate = GATE_OPEN};
 
-/* Calls with the facts that are about these words. */
 static struct route ask_both(struct route_facts f, const char *words, bool *replicates)
 {
     char text[512], *save = NULL;
