@@ -6,7 +6,8 @@ from harness import TOP
 
 def table():
     """{what: (how, why, commands)}"""
-    text = (TOP / "README.md").read_text().split("\n## Where Holdfast differs\n")[1].split("\n## ")[0]
+    text = (TOP / "README.md").read_text().split("\n## Where Holdfast differs\n")[1]
+    text = text[text.index("\n| what |"):].strip().split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
     assert rows[0] == ["what", "how it differs", "why", "commands"] and len(rows) > 10
     found = {}
