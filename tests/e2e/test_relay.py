@@ -52,7 +52,7 @@ def test_many_pipelines(rig):
 
 
 def test_large_values_and_a_slow_reader(rig):
-    g = rig.group()
+    g = rig.group(election_timeout="2s")  # an election on a slow machine would be no fault, but another test
     value = random.Random(5).randbytes(4 << 20)
     with follower_of(g).client(timeout=60) as c:
         assert c("SET", "large", value) == b"OK"
