@@ -88,6 +88,7 @@ static void take_settings(struct feed *f, const struct feed_settings *s)
     f->checkpoints = s->checkpoints;
     memcpy(f->run_id, s->run_id, strnlen(s->run_id, sizeof f->run_id - 1));
     f->tls = s->tls;
+    f->tls_expected = s->tls_expected;
     f->has_proof = s->proof != NULL;
     if (f->has_proof)
         f->proof = *s->proof;

@@ -34,6 +34,7 @@ struct feed_settings {
     struct checkpoints *checkpoints; /* borrowed. NULL: for one rebuild; no partial sync, a break is the end */
     const struct feed_proof *proof;  /* NULL: none */
     struct tls *tls;                 /* for a Valkey that dials with TLS (tls-replication); NULL: plain only */
+    bool tls_expected;               /* a plain connection is worth a warning */
 };
 struct feed_events {                                             /* all but closed() may be NULL */
     void (*progress)(void *arg, double done, uint64_t commands); /* now and then */

@@ -63,6 +63,7 @@ struct feed {
     struct stream *stream;
     bool authenticated;
     struct tls *tls;
+    bool tls_expected;
     bool greeted;    /* its first bytes were in order */
     bool complained; /* of a handshake that failed */
     uint64_t accepted_ms, waiting_ms, active_ms;

@@ -159,6 +159,8 @@ static void on_auth(struct feed *f, const struct argv *a)
         return;
     }
     f->authenticated = true;
+    if (f->tls_expected && !stream_is_tls(f->stream))
+        diag_log(f->diag, DIAG_WARNING, "Feed: Valkey has dialled without TLS: its tls-replication is no");
     evconnlistener_disable(f->listener);
     resp_status(stream_out(f->stream), "OK");
 }

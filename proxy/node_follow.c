@@ -297,7 +297,8 @@ void node_follow_on(struct node *n, const struct feed_proof *proof)
                               .run_id = n->valkey.run_id,
                               .checkpoints = n->checkpoints,
                               .proof = proof,
-                              .tls = certs_feed(n->certs)};
+                              .tls = certs_feed(n->certs),
+                              .tls_expected = certs_valkey(n->certs) != NULL};
     char why[NODE_WHY_BYTES_MAX] = "";
 
     if (n->state != NODE_FEEDING)

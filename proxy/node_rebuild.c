@@ -80,7 +80,10 @@ void node_replicate(struct node *n, const char *ip, node_reply_fn *replied)
 static void begin_feed(struct node *n)
 {
     const char *ip = backend_local_ip(n->control);
-    struct feed_settings s = {.ip = ip, .run_id = n->valkey.run_id, .tls = certs_feed(n->certs)};
+    struct feed_settings s = {.ip = ip,
+                              .run_id = n->valkey.run_id,
+                              .tls = certs_feed(n->certs),
+                              .tls_expected = certs_valkey(n->certs) != NULL};
     char why[NODE_WHY_BYTES_MAX] = "";
 
     n->joined.pending = NULL;

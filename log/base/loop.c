@@ -1,6 +1,7 @@
 /* One turn of the loop, in order:
  *
- *     epoll ─▶ callbacks ─▶ hooks (again, while one of them did something) ─▶ write dirty streams ─▶ bury the dead
+ *     epoll ─▶ callbacks ─▶ hooks (again, while one of them did something) ─▶ write dirty streams ─▶ wake kicked ones
+ * ─▶ bury the dead
  *
  * libevent runs the first two steps (event_base_loop, once round); the rest is ours. */
 #include "log/base/loop.h"
@@ -29,6 +30,7 @@ struct loop {
     int hook_count;
     bool stopping;
     uint64_t now_us;                   /* 0: we have waited since, ask the clock */
+    struct stream *kicked;             /* their next turn comes, whatever their sockets say */
     struct stream *dirty, *dirty_last; /* in order: what was asked of two of them leaves in the order asked */
     struct grave *graves;
     char *scratch;
@@ -108,10 +110,22 @@ static void write_streams(struct loop *l)
     }
 }
 
+/* Not from a callback: libevent would go on with it in the same turn, for as long as there is something to read. */
+static void wake_kicked(struct loop *l)
+{
+    while (l->kicked != NULL) {
+        struct stream *s = l->kicked;
+
+        l->kicked = stream_unlink_kicked(s);
+        stream_wake(s);
+    }
+}
+
 static void end_turn(struct loop *l)
 {
     run_hooks(l);
     write_streams(l);
+    wake_kicked(l);
     bury_all(l);
 }
 
@@ -218,6 +232,11 @@ void loop_timer_free(struct loop_timer *t)
         return;
     (void)event_del(t->event);
     loop_bury(t->loop, t, release_timer);
+}
+
+void loop_kick(struct loop *l, struct stream *s)
+{
+    l->kicked = stream_link_kicked(s, l->kicked);
 }
 
 void loop_mark_dirty(struct loop *l, struct stream *s)

@@ -39,6 +39,7 @@ void loop_timer_free(struct loop_timer *t); /* NULL is fine */
 
 /* For streams: have this one written at the end of the turn. */
 void loop_mark_dirty(struct loop *l, struct stream *s);
+void loop_kick(struct loop *l, struct stream *s);
 char *loop_scratch(struct loop *l); /* LOOP_SCRATCH_BYTES for one read; good until the callback returns */
 enum { LOOP_SCRATCH_BYTES = 64 * 1024 };
 

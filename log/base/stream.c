@@ -42,6 +42,21 @@ struct stream *stream_unlink_dirty(struct stream *s)
     return s->next_dirty;
 }
 
+struct stream *stream_link_kicked(struct stream *s, struct stream *next)
+{
+    if (s->in_kicked)
+        return next;
+    s->in_kicked = true;
+    s->next_kicked = next;
+    return s;
+}
+
+struct stream *stream_unlink_kicked(struct stream *s)
+{
+    s->in_kicked = false;
+    return s->next_kicked;
+}
+
 static struct stream *stream_new(struct loop *l, int fd, enum stream_state state, const struct stream_events *events,
                                  void *arg)
 {

@@ -21,6 +21,8 @@ struct stream {
     bool paused, closed, in_dirty, blocked, eof;
     bool write_on_read; /* TLS must read before it can write on */
     struct stream *next_dirty;
+    bool in_kicked;
+    struct stream *next_kicked;
     struct event *read_event, *write_event;
     const struct stream_events *events; /* NULL: set aside */
     void *arg;

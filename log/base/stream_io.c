@@ -2,7 +2,8 @@
  *
  * With TLS, bytes may be ready inside OpenSSL while the socket has none, so that epoll stays silent. Two rules keep
  * them from being forgotten: reading goes on until OpenSSL itself asks for the socket, and whenever reading begins
- * again (handshake done, unpaused, handed over) the read event is made active by hand: stream_kick(). */
+ * again (handshake done, unpaused, handed over) the read event is made active by hand: stream_kick(). That is done at
+ * the end of the turn: whoever has much to say does not keep the others from theirs. */
 #include <errno.h>
 #include <event2/event.h>
 #include <stdio.h>
@@ -20,7 +21,13 @@ enum { OUT_KEEP_BYTES_MAX = 32 * 1024, TLS_TURN_BYTES_MAX = 256 * 1024, TLS_FIRS
 
 void stream_kick(struct stream *s)
 {
-    event_active(s->read_event, EV_READ, 1);
+    loop_kick(s->loop, s);
+}
+
+void stream_wake(struct stream *s)
+{
+    if (!s->closed)
+        event_active(s->read_event, EV_READ, 1);
 }
 
 static bool reading(const struct stream *s)

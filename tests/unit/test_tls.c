@@ -108,6 +108,55 @@ static void test_nothing_forgotten(void **state)
     pair_close(&x);
 }
 
+/* Whoever sends more than a turn's worth does not keep the others from their turn: loop hooks, output, timers. */
+struct turns {
+    struct pair *x;
+    size_t seen, most, turns;
+};
+
+static bool on_turn(void *arg)
+{
+    struct turns *t = arg;
+    size_t now;
+
+    if (t->x == NULL)
+        return false;
+    now = t->x->server.in.len;
+    if (now - t->seen > t->most)
+        t->most = now - t->seen;
+    t->turns += now != t->seen;
+    t->seen = now;
+    return false;
+}
+
+static void test_turns(void **state)
+{
+    struct place *p = *state;
+    static struct turns t; /* the hook stays until the loop ends */
+    struct pair x;
+    size_t before;
+
+    pair_good(p, &x);
+    stream_pause(x.server.stream, true);
+    x.client.to_send = 32 * 1024 * 1024;
+    for (int i = 0; i < 400; i++) { /* as much as the sockets take */
+        send_some(&x.client);
+        send_some(&x.client);
+        place_pass(p, 0);
+    }
+    before = x.client.sent - stream_pending(x.client.stream);
+    assert_true(before > 2 * 1024 * 1024);
+    x.client.to_send = x.client.sent;
+    t.x = &x;
+    loop_add_hook(p->loop, on_turn, &t);
+    stream_pause(x.server.stream, false);
+    assert_true(place_run(p, all_arrived, &x));
+    t.x = NULL;
+    assert_in_range(t.most, 1, 512 * 1024);
+    assert_true(t.turns >= before / (512 * 1024));
+    pair_close(&x);
+}
+
 /* ---- changing hands ---- */
 
 static void on_first(void *arg, const char *bytes, size_t n)
@@ -243,9 +292,9 @@ static void test_broken_record(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_exchange),  T(test_exchange_plain),  T(test_exchange_12), T(test_nothing_forgotten),
-        T(test_hand_over), T(test_hand_over_plain), T(test_close),       T(test_half_close),
-        T(test_cut),       T(test_broken_record),
+        T(test_exchange),      T(test_exchange_plain),  T(test_exchange_12), T(test_nothing_forgotten), T(test_turns),
+        T(test_hand_over),     T(test_hand_over_plain), T(test_close),       T(test_half_close),        T(test_cut),
+        T(test_broken_record),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
