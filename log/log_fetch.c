@@ -114,7 +114,7 @@ static void ask(struct fetch *f, enum fetch_kind kind, uint64_t a, uint64_t b, i
     if (numbers > 1)
         buf_varint(&body, b);
     buf_u32(stream_out(f->stream), (uint32_t)(body.len + 1));
-    buf_u8(stream_out(f->stream), kind);
+    buf_u8(stream_out(f->stream), (uint8_t)kind);
     buf_append(stream_out(f->stream), buf_head(&body), body.len);
     buf_free(&body);
 }

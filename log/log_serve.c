@@ -72,7 +72,7 @@ static void say(struct serving *v, enum fetch_kind kind, const void *body, size_
     struct buf *out = stream_out(v->stream);
 
     buf_u32(out, (uint32_t)(n + 1));
-    buf_u8(out, kind);
+    buf_u8(out, (uint8_t)kind);
     buf_append(out, body, n);
 }
 
