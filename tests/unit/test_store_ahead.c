@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "log/base/diag.h"
 #include "log/store_internal.h"
 #include "tests/unit/log_fault.h"
 #include "tests/unit/store_small.h"
@@ -323,8 +324,15 @@ struct reader {
     struct store *s;
     atomic_uint_fast64_t last;
     atomic_bool stop;
-    uint64_t read;
+    atomic_uint_fast64_t read;
 };
+
+static void follow_view(void *arg, const struct entry_view *e)
+{
+    struct seen *seen = arg;
+
+    CHECK(e->index == seen->next++); /* not an assert: those are the main thread's */
+}
 
 static void *read_on(void *arg)
 {
@@ -338,9 +346,8 @@ static void *read_on(void *arg)
 
         if (last == 0)
             continue;
-        store_ok(store_read(r->s, &next, last, SIZE_MAX, take_view, &seen, why), why);
-        assert_int_equal(next, last + 1);
-        assert_true(store_at(r->s, last, &term, &running));
+        CHECK(store_read(r->s, &next, last, SIZE_MAX, follow_view, &seen, why) == STORE_OK);
+        CHECK(next == last + 1 && store_at(r->s, last, &term, &running));
         r->read++;
     }
     return NULL;
