@@ -251,6 +251,9 @@ enum dispatch local_quit(struct session *s, const struct argv *a)
     struct task *t = session_task(s, OP_LOCAL);
 
     (void)a;
+    if (s->redirected_to &&
+        s->uncame == 0) /* Valkey is to know before the client does: others are told that it is gone */
+        pinned_close(s, false);
     t->finish = true;
     s->state = SESSION_FINISHING;
     session_answer(t, "+OK\r\n", 5);
