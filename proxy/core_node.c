@@ -152,7 +152,7 @@ static bool is_marker(const struct core *c, const char *channel, size_t n)
            memcmp(channel, c->marker_channel, n) == 0;
 }
 
-static void on_message(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n,
+static bool on_message(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n,
                        const struct effect *e)
 {
     struct core *c = arg;
@@ -161,7 +161,7 @@ static void on_message(void *arg, const char *channel, size_t channel_n, const c
     bool seen = false;
 
     if (!c->leads)
-        return;
+        return is_marker(c, channel, channel_n);
     if (is_marker(c, channel, channel_n) && payload_n < sizeof text) {
         memcpy(text, payload, payload_n);
         text[payload_n] = '\0';
@@ -175,6 +175,7 @@ static void on_message(void *arg, const char *channel, size_t channel_n, const c
     }
     if (!seen)
         on_effect(arg, e); /* anybody else's message: an effect like any other */
+    return seen && seq_is_clean(c->seq, &number);
 }
 
 /* ---- snapshots, commands ---- */

@@ -63,7 +63,8 @@ struct node_events {
      * closing OUTCOME); called once per rebuild, while detached. The node goes on when the log has committed it. */
     void (*close_out)(void *arg);
     void (*effect)(void *arg, const struct effect *e);
-    void (*message)(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n,
+    /* true: a marker of ours, and the log had nothing to learn from it: what is proven of Valkey's state stays so. */
+    bool (*message)(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n,
                     const struct effect *e);
     /* A running snapshot: Valkey forked at this offset of the stream: return false until the tap has passed it,
      * then fill the mark. */

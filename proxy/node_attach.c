@@ -156,9 +156,8 @@ static void on_message(void *arg, const char *channel, size_t channel_n, const c
 {
     struct node *n = arg;
 
-    node_prove_void(n);
-    if (n->state == NODE_ATTACHED)
-        n->events->message(n->arg, channel, channel_n, payload, payload_n, e);
+    if (n->state != NODE_ATTACHED || !n->events->message(n->arg, channel, channel_n, payload, payload_n, e))
+        node_prove_void(n);
 }
 
 static void on_tap_closed(void *arg, const char *why)

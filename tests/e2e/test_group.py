@@ -768,6 +768,24 @@ def test_a_demoted_valkey_whose_state_is_proven_is_fed_on(rig):
     assert (old.status()["feeds_partial"], old.status()["feeds_full"]) == (1, 0)
 
 
+def test_after_a_planned_hand_over_the_former_leaders_valkey_is_fed_on(rig):
+    """Its state is proven before leadership moves: no full sync, hand-over after hand-over, with lanes closed and writes before."""
+    g = rig.group(election_timeout="2s")
+    for n in range(4):
+        old = g.leader()
+        with old.client() as c:
+            for k in range(20):
+                assert c("SET", f"k{k}", f"{n}.{k}") == b"OK"
+            assert c("EVAL", "return redis.call('INCR', 'captured')", 0) == n + 1
+            assert c.pipeline([("MULTI",), ("INCR", "a"), ("INCR", "b"), ("EXEC",)])[-1] == [n + 1, n + 1]
+        before = (old.status()["feeds_partial"], old.status()["feeds_full"])
+        g.transfer()
+        g.wait_serving(members=[m for m in g if m is not old])
+        wait_until(lambda: old.serves_reads(), 20, "it is warm again")
+        assert (old.status()["feeds_partial"], old.status()["feeds_full"]) == (before[0] + 1, before[1]), old.text()[-3000:]
+        g.wait_equal()
+
+
 def _acknowledges(member, *command):
     try:
         return member.client()(*command) == b"OK"

@@ -86,7 +86,7 @@ static void on_effect(void *arg, const struct effect *e)
     append_effect(arg, e);
 }
 
-static void on_message(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n,
+static bool on_message(void *arg, const char *channel, size_t channel_n, const char *payload, size_t payload_n,
                        const struct effect *e)
 {
     (void)channel;
@@ -94,6 +94,7 @@ static void on_message(void *arg, const char *channel, size_t channel_n, const c
     (void)payload;
     (void)payload_n;
     append_effect(arg, e);
+    return false;
 }
 
 static bool on_map_offset(void *arg, uint64_t offset, struct snapshot_mark *mark)
