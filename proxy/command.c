@@ -45,6 +45,9 @@ static const struct {
 static const char *const script_names[] = {"eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"};
 /* Valkey marks these may_replicate in its own table, and does not say so in COMMAND (8.0). */
 static const char *const may_replicate_names[] = {"eval", "evalsha", "fcall", "publish", "spublish", "pfcount"};
+/* They show what FUNCTION LOAD has changed, and Valkey does not call them reads. (FUNCTION STATS answers while a script
+ * runs, when nothing that it would have to wait for comes.) */
+static const char *const read_names[] = {"function|list", "function|dump"};
 
 enum {
     CMD_NOT_PLAIN = CMD_WRITE | CMD_BLOCKING | CMD_MAY_REPLICATE | CMD_ADMIN | CMD_PUBSUB | CMD_CONTAINER |
@@ -171,6 +174,9 @@ static void read_flags(struct command_entry *e, const redisReply *flags)
     for (size_t i = 0; i < sizeof may_replicate_names / sizeof *may_replicate_names; i++)
         if (strcmp(e->command.name, may_replicate_names[i]) == 0)
             e->command.flags |= CMD_MAY_REPLICATE;
+    for (size_t i = 0; i < sizeof read_names / sizeof *read_names; i++)
+        if (strcmp(e->command.name, read_names[i]) == 0)
+            e->command.flags |= CMD_READONLY;
     if (strncmp(e->command.name, "function|", 9) == 0)
         e->command.flags |= CMD_FUNCTION;
     if (strcmp(e->command.name, "copy") == 0)

@@ -366,8 +366,11 @@ static enum dispatch queue_here(struct session *s, const struct route_facts *f, 
         session_say(s, "NOPERM The rights of this user have changed since MULTI");
         return DISPATCHED;
     }
-    if (is_unusual(f))
-        return to_valkey(s) == NOT_NOW ? NOT_NOW : tx_command(s, f, r);
+    if (is_unusual(f)) {
+        enum dispatch moved = to_valkey(s);
+
+        return tx_is_here(s) ? moved : tx_command(s, f, r); /* still here: it waits, or has been answered */
+    }
     if (refuses(s, f, r))
         return DISPATCHED;
     buf_append(&tx->queued, f->args->bytes, f->args->n);

@@ -187,6 +187,20 @@ def _has(c, name):
     return bool(c("COMMAND", "INFO", name)[0])
 
 
+@pytest.mark.parametrize("ask", [("FUNCTION", "LIST"), ("FUNCTION", "DUMP")])
+def test_a_library_is_not_shown_before_it_is_durable(rig, ask):
+    valkey, holdfast = rig.pair(disk=True)
+    with holdfast.client() as writer, holdfast.client() as reader, valkey.client() as direct:
+        before = reader(*ask)
+        holdfast.disk.set("stall")
+        writer.send("FUNCTION", "LOAD", LIBRARY)
+        wait_until(lambda: direct("FUNCTION", "LIST") != [], 10, "Valkey has it")
+        reader.send(*ask)
+        assert reader.silent_for(0.3)
+        holdfast.disk.set("")
+        assert writer.read() == b"shop" and reader.read() not in (before, [])
+
+
 def test_functions_are_in_all_zones(rig):
     g = rig.group()
     with g["a"].client() as c:

@@ -214,6 +214,21 @@ def test_queue_is_bounded(rig):
         assert got[-1] == [None] * 2000
 
 
+@pytest.mark.parametrize("command", [("SELECT", 1), ("NOSUCH", "x")])
+def test_no_connection_for_it(rig, command):
+    """What needs a connection of its own is refused, once, while Valkey lets nobody in; EXEC runs nothing."""
+    valkey, holdfast = rig.pair()
+    with holdfast.client() as c, holdfast.client() as other, valkey.client() as direct:
+        assert c.pipeline([("SET", "k", 1), ("MULTI",), ("SET", "k", 2)]) == [b"OK", b"OK", b"QUEUED"]
+        direct("CONFIG", "SET", "maxclients", 1)
+        got = c.pipeline([command, ("GET", "k"), ("EXEC",), ("GET", "k")])
+        assert is_error(got[0], "LOADING") and is_error(got[2], "EXECABORT") and got[3] == b"1", got
+        assert other("GET", "k") == b"1"
+        direct("CONFIG", "SET", "maxclients", 1000)
+        got = c.pipeline([("MULTI",), ("SET", "k", 3), ("SELECT", 1), ("GET", "k"), ("EXEC",)])
+        assert got[-1] == [b"OK", b"OK", None], got
+
+
 def test_over_a_valkey_that_comes_back(rig):
     """What is queued with us does not depend on the Valkey that was there at MULTI."""
     valkey, holdfast = rig.pair()
