@@ -45,8 +45,8 @@ static const struct {
 static const char *const script_names[] = {"eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"};
 /* Valkey marks these may_replicate in its own table, and does not say so in COMMAND (8.0). */
 static const char *const may_replicate_names[] = {"eval", "evalsha", "fcall", "publish", "spublish", "pfcount"};
-/* They show what FUNCTION LOAD has changed, and Valkey does not call them reads. (FUNCTION STATS answers while a script
- * runs, when nothing that it would have to wait for comes.) */
+/* They show what FUNCTION LOAD has changed, and Valkey does not call them reads. (FUNCTION STATS answers while a
+ * script runs, when nothing that it would have to wait for comes.) */
 static const char *const read_names[] = {"function|list", "function|dump"};
 
 enum {

@@ -59,16 +59,6 @@ static void on_tracking(struct task *t, const char *reply, size_t n)
     session_answer(t, reply, n);
 }
 
-/* The session that shall hear of invalid keys needs a connection to Valkey, and keeps it. */
-static enum dispatch be_redirected_to(struct session *s, struct session *other)
-{
-    if (!pinned_ready(other, !session_full(other)))
-        return session_wait_ready(s);
-    pinned_use(other);
-    other->redirected_to = true;
-    return DISPATCHED;
-}
-
 static size_t redirect_at(const struct argv *a)
 {
     size_t i = 3;
@@ -120,10 +110,11 @@ enum dispatch local_client_tracking(struct session *s, const struct argv *a)
             return local_error(s, nobody);
         if (session_authentication(other) == AUTH_UNKNOWN)
             return session_wait_ready(s);
-        if (be_redirected_to(s, other) == NOT_NOW)
-            return NOT_NOW;
-        if (pinned_client_id(other) == 0) /* an error was answered */
-            return DISPATCHED;
+        /* Who shall hear of invalid keys needs a connection to Valkey, and keeps it. */
+        if (!pinned_ready(other, !session_full(other)))
+            return session_wait_ready(s);
+        pinned_use(other);
+        other->redirected_to = true;
     }
     translate_redirect(a, at, other, &command);
     done = session_to_pinned(s, OP_NEUTRAL, NULL, &(struct argv){buf_head(&command), command.len, NULL, 0},

@@ -203,6 +203,7 @@ void session_run(struct session *s)
             return;
         s->held = NULL;
         held_free(h);
+        blocked_leave(s); /* if it was to block and got an error instead: what is held next is another command */
     }
     if (s->state == SESSION_OPEN)
         run_setup(s);

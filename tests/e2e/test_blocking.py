@@ -1,6 +1,7 @@
 """Clients that block: who blocks first is served first, nothing is lost or handed out twice, whoever is gone takes nothing; and what they
 hear when their server is killed, handed over or shut down."""
 import contextlib
+import re
 import threading
 import time
 
@@ -107,6 +108,23 @@ def test_a_connection_in_the_making_keeps_its_place(pair, mode):
         wait_until(lambda: info_fields(watch("INFO", "clients"))["blocked_clients"] == "6", 20, "all are blocked")
         watch("RPUSH", "q", *range(6))
         assert [c.read() for c in clients] == [[b"q", b"%d" % n] for n in range(6)]
+
+
+def test_who_got_an_error_holds_nobody_up(rig):
+    """No connection could be made for its BLPOP; what it waits for now, until it reads, is not its turn to block."""
+    valkey, holdfast = rig.pair()
+    with holdfast.client() as slow, holdfast.client() as other, valkey.client() as direct:
+        other("SET", "big", b"x" * 1_000_000)
+        direct("CONFIG", "SET", "maxclients", 1)
+        number = slow("CLIENT", "ID")
+        slow.raw(encode("BLPOP", "q", 0) + encode("GET", "big") * 40)
+        assert is_error(slow.read(), "LOADING")
+        direct("CONFIG", "SET", "maxclients", 1000)
+        wait_until(lambda: int(re.search(rb" omem=(\d+)", other("CLIENT", "LIST", "ID", number))[1]) > 10_000_000, 10, "it does not read")
+        slow.send("GET", "big")
+        other("RPUSH", "q", "x")
+        assert other("BLPOP", "q", 0) == [b"q", b"x"]
+        assert [slow.read() for _ in range(41)] == [b"x" * 1_000_000] * 41
 
 
 def test_who_comes_back_is_last(server):
