@@ -60,6 +60,15 @@ static void answer_kept(struct task *t)
     session_answer_buf(t, &reply);
 }
 
+/* What was done is not in the log, and the log's users are the truth for the next leader. */
+static void answer_unlogged(struct task *t)
+{
+    if (t->op.sync)
+        session_answer_error(t, "UNCERTAIN Valkey has done it, and it may be lost when another node leads");
+    else
+        answer_kept(t);
+}
+
 /* The client's task waits at the end of its FIFO: it is a barrier. */
 static struct task *learner(struct worker *w, uint64_t session_id)
 {
@@ -80,7 +89,7 @@ void rights_logged(struct task *half)
     if (logged)
         answer_kept(t);
     else
-        session_answer_error(t, "UNCERTAIN Valkey has done it, and it may be lost when another node leads");
+        answer_unlogged(t);
 }
 
 /* What ACL LIST says goes into the log, for the other nodes. The answer of an async client does not wait for that. */
@@ -95,7 +104,7 @@ static void on_users(struct task *question, const char *reply, size_t n)
         diag_log(w->diag, DIAG_WARNING, "Users that were changed are not in the log: ACL LIST was refused");
         task_free(half);
         if (t != NULL)
-            answer_kept(t);
+            answer_unlogged(t);
         return;
     }
     half->op.kind = OP_LOCAL;
@@ -119,7 +128,7 @@ static void on_learned(struct worker *w, uint64_t session_id)
 
     if (!lane_usable(control) || (t != NULL && t->op.session->reader)) {
         if (t != NULL)
-            answer_kept(t);
+            answer_unlogged(t); /* on reader-port, where nothing is promised, that is what was kept */
         return;
     }
     question = task_new(w);
@@ -147,7 +156,7 @@ void local_answer_learned(struct task *t, const char *reply, size_t n)
     }
     t->learns = true;
     if (!users_ask_now(t->worker->users, on_learned, t->op.session->id))
-        answer_kept(t);
+        answer_unlogged(t);
 }
 
 /* ---- writes ---- */

@@ -365,6 +365,19 @@ def test_users_outlive_valkey_and_snapshots(rig):
         assert users_of(c) == want
 
 
+def test_users_that_cannot_be_logged_are_not_promised(rig):
+    """Holdfast may not read them: who is in sync mode is not told that they are safe."""
+    v, h = rig.pair(valkey_user="holdfast", valkey_password="own", start=False)
+    with v.client() as direct:
+        direct("ACL", "SETUSER", "holdfast", "on", ">own", "~*", "&*", "+@all", "-acl|list")
+    h.start()
+    with h.client() as c:
+        assert is_error(c.ask("ACL", "SETUSER", "new", "on"), "UNCERTAIN") and b"new" in c("ACL", "USERS")
+        assert is_error(c.ask("ACL", "SETUSER", "new", "nonsense"), "ERR"), "nothing was done"
+        assert c("CLIENT", "DURABILITY", "ASYNC") == b"OK"
+        assert c("ACL", "SETUSER", "other", "on") == b"OK"
+
+
 def test_users_that_nobody_changed_through_us_are_valkeys_own(rig):
     """Its own file counts, until somebody changes users by way of Holdfast; Holdfast's own user is never touched."""
     v, h = rig.pair(valkey_user="holdfast", valkey_password="own", start=False)
