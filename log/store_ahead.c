@@ -8,8 +8,10 @@
  *     |frame 0 .....pad|frame 1 ..pad|frame 2 ..........pad|  older laps' frames ...            |
  *     0              one block of 4 KiB or more each       at                          AHEAD_BYTES
  *
- *     frame:  u32 magic 'HFA1' | u32 bytes of the entries | u64 lap | u64 number in its lap | u64 checksum of all
+ *     frame:  u32 magic 'HFA2' | u32 bytes of the entries | u64 lap | u64 number in its lap | u64 checksum of all
  *             of it but these eight bytes | entries, sealed (record.h), one after the other
+ *     on disk it is spread over sectors of 512 bytes, each with a stamp at its end that only this frame's have; the
+ *     last one's is another:  |504 bytes, stamp|504 bytes, stamp|... last bytes, last stamp|zeros up to a block|
  *
  * What is ahead is kept in memory, too, until it is settled: readers find it here. It belongs to the log from the
  * moment that its write has returned, like any other entry.
@@ -21,7 +23,9 @@
  *
  *     killed before the transaction is durable   the old lap holds: the frames count, LMDB is without them
  *     killed after it                            the new lap holds: LMDB has them, no frame counts
- *     killed inside a frame's write              its checksum fails: it was never reported. Frames end there
+ *     killed inside a frame's write              a sector has not its stamp: it was never reported. Frames end there
+ *     all its sectors have theirs, and its       damage: it was written whole, and may have been reported. Refused.
+ *         checksum fails                         (A stamp with a few wrong bits is one: others differ by some thirty)
  *     a frame that fails before a good one       damage: each was reported before the next was begun. Refused
  *
  * The file is written over once, with zeros, when the log is made: its blocks are allocated and written, so that a
@@ -40,11 +44,90 @@
 #include "log/base/diag.h"
 #include "log/store_internal.h"
 
-enum { AHEAD_MAGIC = 0x31414648, FRAME_HEADER_BYTES = 32, FRAME_CHECKED_BYTES = 24, PATH_BYTES_MAX = 4096 };
+enum {
+    AHEAD_MAGIC = 0x32414648,
+    FRAME_HEADER_BYTES = 32,
+    FRAME_CHECKED_BYTES = 24,
+    SECTOR_BYTES = 512, /* a disk writes one whole or not at all */
+    SECTOR_TAKES = SECTOR_BYTES - 8,
+    STAMP_BITS_OFF_MAX = 8, /* a byte of a stamp may be damaged, too */
+    PATH_BYTES_MAX = 4096
+};
 
 static size_t whole_blocks(size_t n)
 {
     return (n + AHEAD_BLOCK_BYTES - 1) / AHEAD_BLOCK_BYTES * AHEAD_BLOCK_BYTES;
+}
+
+/* ---- sectors ---- */
+
+static size_t sectors_of(size_t n)
+{
+    return (n + SECTOR_TAKES - 1) / SECTOR_TAKES;
+}
+
+static size_t spread_bytes(size_t n)
+{
+    return whole_blocks(sectors_of(n) * SECTOR_BYTES);
+}
+
+static uint64_t stamp_of(const struct ahead *a, bool last)
+{
+    uint64_t of[2] = {a->lap, a->frames};
+
+    return hash64(of, sizeof of, last ? 2 : 1);
+}
+
+/* a->frame, as the disk gets it, in a->spread. */
+static void spread(struct ahead *a)
+{
+    size_t n = a->frame.len, all = spread_bytes(n), sectors = sectors_of(n);
+    const char *from = buf_head(&a->frame);
+    char *to;
+
+    buf_clear(&a->spread);
+    (void)buf_reserve(&a->spread, all);
+    CHECK(!a->spread.failed);
+    to = buf_head(&a->spread);
+    memset(to, 0, all);
+    for (size_t i = 0; i < sectors; i++) {
+        size_t part = i + 1 < sectors ? SECTOR_TAKES : n - i * SECTOR_TAKES;
+        uint64_t stamp = stamp_of(a, i + 1 == sectors);
+
+        memcpy(to + i * SECTOR_BYTES, from + i * SECTOR_TAKES, part);
+        memcpy(to + i * SECTOR_BYTES + SECTOR_TAKES, &stamp, sizeof stamp);
+    }
+    buf_grew(&a->spread, all);
+}
+
+/* n bytes of what was spread at `from`, into a->frame. */
+static void gather(struct ahead *a, const char *from, size_t n)
+{
+    buf_clear(&a->frame);
+    for (size_t i = 0; i * SECTOR_TAKES < n; i++)
+        buf_append(&a->frame, from + i * SECTOR_BYTES,
+                   n - i * SECTOR_TAKES < SECTOR_TAKES ? n - i * SECTOR_TAKES : SECTOR_TAKES);
+    CHECK(!a->frame.failed);
+}
+
+static bool is_stamp(const char *sector, uint64_t stamp)
+{
+    uint64_t there;
+
+    memcpy(&there, sector + SECTOR_TAKES, sizeof there);
+    return __builtin_popcountll(there ^ stamp) <= STAMP_BITS_OFF_MAX;
+}
+
+/* Whether the frame that comes next in this lap was written here as a whole, whatever became of it. */
+static bool written_whole(const struct ahead *a, const char *at, size_t n)
+{
+    for (; n >= SECTOR_BYTES; at += SECTOR_BYTES, n -= SECTOR_BYTES) {
+        if (is_stamp(at, stamp_of(a, true)))
+            return true;
+        if (!is_stamp(at, stamp_of(a, false)))
+            return false;
+    }
+    return false;
 }
 
 /* ---- the entries in memory ---- */
@@ -108,7 +191,7 @@ bool ahead_takes(struct store *s, const struct store_write *w, uint64_t cost)
         return false;
     for (size_t i = 0; i < w->count; i++)
         bytes += w->records[i]->bytes.len;
-    return s->ahead.at + whole_blocks(bytes) <= AHEAD_BYTES && (s->ahead.at > 0 || store_has_room(s, AHEAD_COST_MAX));
+    return s->ahead.at + spread_bytes(bytes) <= AHEAD_BYTES && (s->ahead.at > 0 || store_has_room(s, AHEAD_COST_MAX));
 }
 
 static void make_frame(struct ahead *a, struct record *const *records, size_t count)
@@ -126,17 +209,15 @@ static void make_frame(struct ahead *a, struct record *const *records, size_t co
     buf_u64(f, 0);
     for (size_t i = 0; i < count; i++)
         buf_append(f, buf_head(&records[i]->bytes), records[i]->bytes.len);
-    n = f->len;
-    (void)buf_reserve(f, whole_blocks(n) - n);
     CHECK(!f->failed);
+    n = f->len;
     head = buf_head(f);
-    memset(head + n, 0, whole_blocks(n) - n);
-    buf_grew(f, whole_blocks(n) - n);
     for (size_t i = 0; i < 4; i++)
         head[4 + i] = (char)(uint8_t)((n - FRAME_HEADER_BYTES) >> (8 * i));
     sum = hash64(head + FRAME_HEADER_BYTES, n - FRAME_HEADER_BYTES, hash64(head, FRAME_CHECKED_BYTES, 0));
     for (size_t i = 0; i < 8; i++)
         head[FRAME_CHECKED_BYTES + i] = (char)(uint8_t)(sum >> (8 * i));
+    spread(a);
 }
 
 int ahead_append(struct store *s, struct record *const *records, size_t count)
@@ -146,12 +227,12 @@ int ahead_append(struct store *s, struct record *const *records, size_t count)
 
     make_frame(a, records, count);
     do
-        n = pwrite(a->fd, buf_head(&a->frame), a->frame.len, (off_t)a->at);
+        n = pwrite(a->fd, buf_head(&a->spread), a->spread.len, (off_t)a->at);
     while (n < 0 && errno == EINTR);
-    a->spoilt = n < 0 || (size_t)n < a->frame.len;
+    a->spoilt = n < 0 || (size_t)n < a->spread.len;
     if (a->spoilt)
         return n < 0 ? errno : ENOSPC; /* its blocks are there, but something says that they are not */
-    a->at += a->frame.len;
+    a->at += a->spread.len;
     a->frames++;
     (void)pthread_mutex_lock(&a->lock);
     for (size_t i = 0; i < count; i++)
@@ -275,8 +356,8 @@ struct frame {
     size_t entries_bytes;
 };
 
-/* A frame of this lap, whole, at `bytes`. */
-static bool frame_of(const struct ahead *a, const char *bytes, size_t n, struct frame *f)
+/* A frame of this lap, whole, at `bytes`. Its entries are in a->frame until the next call. */
+static bool frame_of(struct ahead *a, const char *bytes, size_t n, struct frame *f)
 {
     struct cursor c = cursor_of(bytes, n);
     uint32_t magic = cursor_u32(&c);
@@ -286,11 +367,14 @@ static bool frame_of(const struct ahead *a, const char *bytes, size_t n, struct 
     lap = cursor_u64(&c);
     f->number = cursor_u64(&c);
     sum = cursor_u64(&c);
-    f->entries = cursor_bytes(&c, f->entries_bytes);
-    if (c.bad || magic != AHEAD_MAGIC || lap != a->lap)
+    if (c.bad || magic != AHEAD_MAGIC || lap != a->lap || f->entries_bytes > n)
         return false;
-    f->bytes = whole_blocks(FRAME_HEADER_BYTES + f->entries_bytes);
-    return f->bytes <= n && sum == hash64(f->entries, f->entries_bytes, hash64(bytes, FRAME_CHECKED_BYTES, 0));
+    f->bytes = spread_bytes(FRAME_HEADER_BYTES + f->entries_bytes);
+    if (f->bytes > n)
+        return false;
+    gather(a, bytes, FRAME_HEADER_BYTES + f->entries_bytes);
+    f->entries = buf_head(&a->frame) + FRAME_HEADER_BYTES;
+    return sum == hash64(f->entries, f->entries_bytes, hash64(buf_head(&a->frame), FRAME_CHECKED_BYTES, 0));
 }
 
 /* Its entries follow what is there. */
@@ -314,7 +398,7 @@ static bool take_frame(struct store *s, const struct frame *f)
 }
 
 /* Behind the last good frame there is none of this lap. */
-static bool ends_there(const struct ahead *a, const char *file)
+static bool ends_there(struct ahead *a, const char *file)
 {
     struct frame f;
 
@@ -337,6 +421,8 @@ bool ahead_load(struct store *s, char *why, size_t why_size)
         a->at += f.bytes;
         a->frames++;
     }
+    if (ok && a->at < AHEAD_BYTES && written_whole(a, file + a->at, AHEAD_BYTES - a->at))
+        ok = refuse(why, why_size, "the last write in its file ahead is not what was written");
     if (ok && !ends_there(a, file))
         ok = refuse(why, why_size, "a write in its file ahead is not whole, and others follow it");
     free(file);
@@ -352,4 +438,5 @@ void ahead_close(struct store *s)
     free(a->entry);
     buf_free(&a->bytes);
     buf_free(&a->frame);
+    buf_free(&a->spread);
 }

@@ -7,7 +7,7 @@
 
 #include "log/store.h"
 
-enum { STORE_FORMAT = 3, STORE_MAP_BYTES_MIN = 4 * 1024 * 1024, STORE_RESERVE_BYTES = 4 * 1024 * 1024 };
+enum { STORE_FORMAT = 4, STORE_MAP_BYTES_MIN = 4 * 1024 * 1024, STORE_RESERVE_BYTES = 4 * 1024 * 1024 };
 
 /* Where the log begins: entries below `first` are gone. */
 struct store_begin {
@@ -36,7 +36,7 @@ struct ahead {
     uint64_t lap, frames;
     size_t at;   /* where the next frame goes */
     bool spoilt; /* a write failed, and may be there all the same: no more frames in this lap */
-    struct buf frame;
+    struct buf frame, spread;
     pthread_mutex_t lock; /* of what follows: changed by the writing thread, looked at by both */
     uint64_t first;       /* index of entry[0] */
     struct ahead_entry *entry;

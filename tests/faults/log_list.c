@@ -14,7 +14,8 @@ static int fail(const char *what, int rc)
     return 1;
 }
 
-enum { BLOCK = 4096, AHEAD_BYTES = 512 * 1024, FRAME_HEADER = 32, ENTRY_HEADER = 48 };
+enum { BLOCK = 4096, SECTOR = 512, SECTOR_TAKES = 504 };
+enum { AHEAD_BYTES = 512 * 1024, FRAME_HEADER = 32, ENTRY_HEADER = 48 };
 
 static unsigned long long number(const unsigned char *at, int n)
 {
@@ -43,14 +44,18 @@ static void list_ahead(const char *directory, unsigned long long lap)
     n = fread(file, 1, sizeof file, f);
     fclose(f);
     for (unsigned long long frame = 0; at + FRAME_HEADER <= n; frame++) {
-        const unsigned char *head = file + at, *entry = head + FRAME_HEADER;
-        size_t left = (size_t)number(head + 4, 4);
+        static unsigned char whole[AHEAD_BYTES];
+        const unsigned char *head = file + at, *entry = whole + FRAME_HEADER;
+        size_t left = (size_t)number(head + 4, 4), all = FRAME_HEADER + left;
 
-        if (memcmp(head, "HFA1", 4) != 0 || number(head + 8, 8) != lap || number(head + 16, 8) != frame ||
-            left > n - at - FRAME_HEADER ||
-            number(head + 24, 8) != XXH3_64bits_withSeed(entry, left, XXH3_64bits_withSeed(head, 24, 0)))
+        if (memcmp(head, "HFA2", 4) != 0 || number(head + 8, 8) != lap || number(head + 16, 8) != frame ||
+            all > n - at)
             return;
-        at += (FRAME_HEADER + left + BLOCK - 1) / BLOCK * BLOCK;
+        for (size_t i = 0; i * SECTOR_TAKES < all; i++)
+            memcpy(whole + i * SECTOR_TAKES, head + i * SECTOR, SECTOR_TAKES);
+        if (number(head + 24, 8) != XXH3_64bits_withSeed(entry, left, XXH3_64bits_withSeed(whole, 24, 0)))
+            return;
+        at += ((all + SECTOR_TAKES - 1) / SECTOR_TAKES * SECTOR + BLOCK - 1) / BLOCK * BLOCK;
         while (left >= ENTRY_HEADER) {
             size_t bytes = ENTRY_HEADER + (size_t)number(entry + 4, 4);
 
