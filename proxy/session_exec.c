@@ -5,6 +5,9 @@
  *   replayable writes, reads of named keys    OP_WRITE: one intent             an async write, on the shared lane
  *   anything else                             captured, on the writer lane     likewise
  *
+ * XADD with `*` is of the last kind: alone it is sent as a script, which Valkey queues even when it is out of memory.
+ * EXEC would run what stands beside it (LPOP q, XADD done *: the element would be gone), where Valkey aborts.
+ *
  * What goes to Valkey is one block, and only its last reply is the client's. What goes into the log is what Valkey's
  * stream will say: the writes alone, between MULTI and EXEC when there are several.
  *
@@ -19,6 +22,7 @@
 #include <string.h>
 
 #include "log/base/loop.h"
+#include "proxy/canon.h"
 #include "proxy/lane.h"
 #include "proxy/session.h"
 #include "proxy/users.h"
@@ -98,21 +102,22 @@ static void whole_block(const struct transaction *tx, struct buf *out)
 static bool add_command(struct session *s, struct task *t, const struct tx_walk *w, struct buf *writes)
 {
     struct op *op = &t->op;
-    size_t before = op->sent.len;
 
     if (is_read(w->command)) {
         add_keys(s, w, &op->keys);
         buf_append(&op->sent, w->args.bytes, w->args.n);
         return true;
     }
+    if (canon_wants_id(w->command->canon,
+                       &w->args)) /* Valkey would not see, when it queues, that the script needs memory */
+        return false;
     buf_clear(&op->request);
     free(op->args);
     op->args = NULL;
     if (session_intent(s, t, w->command, &w->args) == CANON_NO)
         return false;
     buf_append(writes, buf_head(&op->request), op->request.len);
-    if (op->sent.len == before) /* else it has been given another form there (XADD with `*`) */
-        buf_append(&op->sent, buf_head(&op->request), op->request.len);
+    buf_append(&op->sent, buf_head(&op->request), op->request.len);
     return !op->request.failed && !writes->failed;
 }
 

@@ -59,7 +59,7 @@ def test_is_replayable_and_answered_as_by_valkey(rig, proto):
 
 
 def test_in_a_transaction(rig):
-    """One unit in log and Valkey, with ids of ours, or Valkey's where the stream is ahead."""
+    """One unit in log and Valkey, with Valkey's ids: captured (test_out_of_memory_in_a_transaction)."""
     valkey, holdfast = rig.pair()
     answers = []
     with holdfast.client() as c:
@@ -70,13 +70,27 @@ def test_in_a_transaction(rig):
             before = holdfast.status()["writes_captured"]
             reply = c.pipeline([("MULTI",), ("XADD", "s", "*", "f", n), ("SET", "k", n), ("XADD", "s", "MAXLEN", "~", 1000, "*", "f", n), ("XLEN", "s"),
                                 ("EXEC",), ("MULTI",), ("XADD", "t", "*", "f", n), ("EXEC",)])
-            assert reply[5][1] == b"OK" and reply[5][3] == len(answers) + 2 and holdfast.status()["writes_captured"] == before
+            assert reply[5][1] == b"OK" and reply[5][3] == len(answers) + 2 and holdfast.status()["writes_captured"] == before + 2
             answers += [reply[5][0], reply[5][2]]
             assert isinstance(reply[8][0], bytes)
         assert ids(c, "s") == answers == sorted(set(answers), key=number) and c("XLEN", "t") == RUNS
     all_killed(valkey, holdfast)
     with holdfast.client() as c:
         assert ids(c, "s") == answers and c("XLEN", "t") == RUNS and c("GET", "k") == b"%d" % (RUNS - 1)
+
+
+def test_out_of_memory_in_a_transaction(rig):
+    """Valkey refuses the XADD when it queues it, and then EXEC runs nothing, also of what needs no memory."""
+    valkey, holdfast = rig.pair(durability="sync")
+    with holdfast.client() as c, valkey.client() as direct:
+        c("RPUSH", "q", "job")
+        direct("CONFIG", "SET", "maxmemory", 1)
+        got = c.pipeline([("MULTI",), ("LPOP", "q"), ("XADD", "done", "*", "f", "v"), ("EXEC",)])
+        assert is_error(got[-1], "EXECABORT") and "OOM" in got[-1].text, got
+        direct("CONFIG", "SET", "maxmemory", 0)
+        assert c("LRANGE", "q", 0, -1) == [b"job"]
+        got = c.pipeline([("MULTI",), ("LPOP", "q"), ("XADD", "done", "*", "f", "v"), ("EXEC",)])
+        assert got[-1][0] == b"job" and c("XLEN", "done") == 1
 
 
 def test_order_where_the_stream_is_ahead(rig):
