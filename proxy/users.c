@@ -95,6 +95,23 @@ struct question { /* AUTH waits for the answer */
     uint64_t session_id;
 };
 
+static bool is_of(const struct session *s, const struct users *u, const struct user *user)
+{
+    return s->user == user || (s->user == NULL && user == u->standard && s->authenticated);
+}
+
+/* A write that Valkey is asked about first, and one of a user who may do everything: the latter must not overtake. */
+static void hold_sessions_of(struct users *u, struct user *user)
+{
+    struct session *s;
+
+    TAILQ_FOREACH(s, &u->worker->sessions, in_worker)
+    {
+        if (is_of(s, u, user) && s->uncame > 0)
+            s->barrier = true;
+    }
+}
+
 static void close_sessions_of(struct users *u, struct user *user)
 {
     struct worker *w = u->worker;
@@ -102,7 +119,7 @@ static void close_sessions_of(struct users *u, struct user *user)
 
     TAILQ_FOREACH(s, &w->sessions, in_worker)
     {
-        if (s->user != user && (s->user != NULL || user != u->standard || !s->authenticated))
+        if (!is_of(s, u, user))
             continue;
         if (user == u->standard && s->user == NULL && user->rights.on && user->rights.nopass && s->pinned == NULL)
             continue; /* pinned from now on */
@@ -123,6 +140,8 @@ static void learn(struct users *u, struct user *user, const char *reply, size_t 
     user->known = true;
     if (was_full && !user->rights.full)
         close_sessions_of(u, user);
+    if (!was_full && user->rights.full)
+        hold_sessions_of(u, user);
     if (first)
         worker_kick_waiting(u->worker);
 }
