@@ -23,7 +23,8 @@
  *
  *     killed before the transaction is durable   the old lap holds: the frames count, LMDB is without them
  *     killed after it                            the new lap holds: LMDB has them, no frame counts
- *     killed inside a frame's write              a sector has not its stamp: it was never reported. Frames end there
+ *     killed inside a frame's write              a sector has not its stamp: it was never reported. Frames end there,
+ *                                                and the lap with them
  *     all its sectors have theirs, and its       damage: it was written whole, and may have been reported. Refused.
  *         checksum fails                         (A stamp with a few wrong bits is one: others differ by some thirty)
  *     a frame that fails before a good one       damage: each was reported before the next was begun. Refused
@@ -71,11 +72,12 @@ static size_t spread_bytes(size_t n)
     return whole_blocks(sectors_of(n) * SECTOR_BYTES);
 }
 
+/* All of it is hashed, without a seed: XXH3 of short inputs lets a seed and a small number make up for each other. */
 static uint64_t stamp_of(const struct ahead *a, bool last)
 {
-    uint64_t of[2] = {a->lap, a->frames};
+    const uint64_t of[4] = {AHEAD_MAGIC, a->lap, a->frames, last};
 
-    return hash64(of, sizeof of, last ? 2 : 1);
+    return hash64(of, sizeof of, 0);
 }
 
 /* a->frame, as the disk gets it, in a->spread. */
@@ -408,6 +410,16 @@ static bool ends_there(struct ahead *a, const char *file)
     return true;
 }
 
+/* Of a write that was cut short there may be sectors. The next frame of this lap would have the same stamps, and, cut
+ * short as well, could be taken for whole together with them: so there is none, a new lap begins. */
+static bool has_remains(const struct ahead *a, const char *file)
+{
+    for (size_t at = a->at; at < AHEAD_BYTES; at += SECTOR_BYTES)
+        if (is_stamp(file + at, stamp_of(a, true)) || is_stamp(file + at, stamp_of(a, false)))
+            return true;
+    return false;
+}
+
 bool ahead_load(struct store *s, char *why, size_t why_size)
 {
     struct ahead *a = &s->ahead;
@@ -423,6 +435,7 @@ bool ahead_load(struct store *s, char *why, size_t why_size)
     }
     if (ok && a->at < AHEAD_BYTES && written_whole(a, file + a->at, AHEAD_BYTES - a->at))
         ok = refuse(why, why_size, "the last write in its file ahead is not what was written");
+    a->spoilt = ok && has_remains(a, file);
     if (ok && !ends_there(a, file))
         ok = refuse(why, why_size, "a write in its file ahead is not whole, and others follow it");
     free(file);

@@ -7,7 +7,7 @@
 
 #include "log/store.h"
 
-enum { STORE_FORMAT = 4, STORE_MAP_BYTES_MIN = 4 * 1024 * 1024, STORE_RESERVE_BYTES = 4 * 1024 * 1024 };
+enum { STORE_FORMAT = 3, STORE_MAP_BYTES_MIN = 4 * 1024 * 1024, STORE_RESERVE_BYTES = 4 * 1024 * 1024 };
 
 /* Where the log begins: entries below `first` are gone. */
 struct store_begin {
