@@ -99,7 +99,7 @@ def test_pause_all(connect, mode):
     c.raw(encode("PING") + encode("SET", "paused:all", 1) + encode("GET", "paused:all"))
     admin.send("CLIENT", "UNPAUSE")
     assert [c.read() for _ in range(3)] == [b"PONG", b"OK", b"1"]
-    assert time.monotonic() - began >= 0.4
+    assert time.monotonic() - began >= 0.395  # milliseconds count, by the loop's clock
     assert admin.read() == b"OK"
 
 
