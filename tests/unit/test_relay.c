@@ -349,8 +349,17 @@ static void waits_then_refuses(void **state)
     rw_expect(w, w->leader, GET_A);
 }
 
+static void until_dialled(int before)
+{
+    for (int i = 0; i < 400 && w->dials == before; i++)
+        rw_turns(w, 5);
+    assert_true(w->dials > before);
+}
+
 static void dials_again(void **state)
 {
+    int dials;
+
     (void)state;
     w->answer = REFUSED;
     rw_say(w, c, GET_A);
@@ -358,14 +367,17 @@ static void dials_again(void **state)
     assert_true(w->dials >= 2);
     rw_expect_count(w, c, "CLUSTERDOWN ", 1);
     w->answer = ACCEPTED_MUTE; /* a node that leads no more: it takes the link and drops it */
+    dials = w->dials;
     rw_say(w, c, GET_A);
-    rw_turns(w, 60);
+    until_dialled(dials);
     rw_expect(w, w->leader, "");
+    dials = w->dials;
     rw_hang_up(w);
     w->answer = ACCEPTED;
     rw_say(w, c, SET_B);
-    rw_turns(w, 60);
-    (void)rw_hear(w, w->leader);
+    until_dialled(dials);
+    for (int i = 0; i < 100 && strstr(rw_hear(w, w->leader), SET_B) == NULL; i++)
+        rw_turns(w, 5);
     assert_non_null(strstr(w->read, SET_B));
     w->answer = NO_ANSWER;
     rw_hang_up(w);
