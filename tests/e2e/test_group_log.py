@@ -62,7 +62,7 @@ def test_a_log_without_a_valkey_is_cut(rig, who, size_max, least):
             replies = c.pipeline([("SET", f"k{rnd.randint(0, 20)}", rnd.randbytes(5000)) for _ in range(20)])
             written += sum(5000 for r in replies if r == b"OK")  # else CLUSTERDOWN: the leader's own log must be cut first
         look = node.look()
-        return written > least and not look["log_stalled"] and look["log_first_index"] > 20 and look["log_bytes"] < 6_000_000
+        return written > least and not look["log_stalled"] and look["log_first_index"] > 20
     with g.leader().client() as c:
         wait_until(cut, 90, lambda: f"its log is cut, {written} bytes later: {node.look()['log_first_index']}", every=0.02)
     leader = g.leader()
