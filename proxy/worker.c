@@ -393,6 +393,7 @@ struct worker *worker_new(struct loop *l, const struct diag *d, const struct wor
     TAILQ_INIT(&w->waits);
     take_limits(w);
     if ((w->listen = listen_new(w, why, why_size)) == NULL) {
+        free(w->ids);
         free(w);
         return NULL;
     }
