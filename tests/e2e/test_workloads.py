@@ -21,8 +21,8 @@ def played(tmp_path_factory):
         c.start()
 
     def enough():
-        return min(len(shared.ledger.transfers), len(shared.ledger.balances), len(shared.jobs.finished), len(shared.stream.acknowledged),
-                   sum(map(len, shared.jobs.in_hand.values())), sum(map(len, shared.stream.in_hand.values()))) >= 3
+        return min(shared.ledger.called, len(shared.ledger.transfers), len(shared.ledger.balances), len(shared.jobs.finished),
+                   len(shared.stream.acknowledged), sum(map(len, shared.jobs.in_hand.values())), sum(map(len, shared.stream.in_hand.values()))) >= 3
     wait_until(enough, 60, "everything has happened")
     for c in clients:
         c.stop.set()

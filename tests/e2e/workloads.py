@@ -2,7 +2,7 @@
 trace that is as atomic as the operation itself. Used by load.py; each class has a step for a client, and a judgement, which is pure.
 
     Ledger    transfers between accounts, each in one unit with an entry in a list: as MULTI ... EXEC, under WATCH, as a script, with
-              undeclared keys, as a script in MULTI, with SPOP in MULTI. What the accounts hold is the sum of the list, always.
+              undeclared keys, as a script in MULTI, as a function, with SPOP in MULTI. What the accounts hold is the sum of the list, always.
     Jobs      put into a queue, taken by BLMOVE and its kin into the taker's own list, finished in one transaction. Each job is in one place.
     Consumers a stream with a consumer group: XADD *, XREADGROUP with and without BLOCK, XACK. Each entry goes to one consumer, and is
               pending there until it is acknowledged.
@@ -19,6 +19,7 @@ redis.call('SET', from, number(from) - amount)
 local there = redis.call('INCRBY', to, amount)
 return {number(from), there, redis.call('RPUSH', list, ARGV[2])}
 """
+LIBRARY = f"#!lua name=ledger\nredis.register_function('transfer', function(KEYS, ARGV) {TRANSFER} end)"
 BALANCE = "return {redis.call('LLEN', KEYS[1]), redis.call('MGET', unpack(KEYS, 2))}"
 
 
@@ -47,12 +48,14 @@ class Balance:
 
 
 class Ledger:
-    WAYS = ("plain", "plain", "watched", "script", "undeclared", "script in a unit", "draw in a unit")
+    WAYS = ("plain", "plain", "watched", "script", "undeclared", "script in a unit", "draw in a unit", "function")
 
     def __init__(self, tag, accounts=4):
         self.key, self.scratch = f"{tag}:ledger", f"{tag}:ledger:scratch"
         self.accounts = [f"{tag}:account{n}" for n in range(accounts)]
         self.transfers, self.balances = [], []
+        self.loaded = set()  # clients that know the function to be there
+        self.called = 0
 
     def step(self, c):
         if c.r.random() < 0.3:
@@ -66,7 +69,9 @@ class Ledger:
         plain = [("DECRBY", one, amount), ("INCRBY", two, amount), ("RPUSH", self.key, entry)]
         script = {"script": ("EVAL", TRANSFER, 3, one, two, self.key, amount, entry),
                   "undeclared": ("EVAL", TRANSFER, 0, amount, entry, one, two, self.key)}
-        if way == "watched":
+        if way == "function":
+            self._function(c, entry, (one, two, self.key, amount, entry))
+        elif way == "watched":
             self._watched(c, entry, (one, two), amount)
         elif way == "plain":
             self._unit(c, entry, plain, lambda r: r)
@@ -87,6 +92,22 @@ class Ledger:
         if what == "ok" and replies[-1] is None:
             what = "refused"  # WATCH: nothing was done
         self._note(c, entry, invoked, returned, what, taken(replies[-1]) if what == "ok" and isinstance(replies[-1], list) else None)
+
+    def _function(self, c, entry, words):
+        """A library is as durable as a key: once acknowledged, it is there on whoever serves."""
+        if c.number not in self.loaded:
+            _, _, what, reply = c.ask("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+            if what == "ok" and reply == b"ledger":
+                self.loaded.add(c.number)
+            elif what == "ok":
+                c.violation(f"FUNCTION LOAD: {reply!r}")
+            return
+        invoked, returned, what, reply = c.ask("FCALL", "transfer", 3, *words)
+        if c.is_async and isinstance(reply, RespError) and "Function not found" in str(reply):
+            self.loaded.discard(c.number)  # lost within the bound
+            what = "refused"
+        self.called += what == "ok"
+        self._note(c, entry, invoked, returned, what, reply)
 
     def _watched(self, c, entry, pair, amount):
         commands = [("WATCH", *pair), ("MGET", *pair)]
