@@ -1,9 +1,8 @@
 /* Blocks of commands in a closed loop; or elements handed over to blocked clients.
  *
  *     blocks port seconds clients keys bytes word ... [/ word ...]
- *     blocks 6379 2 50 100000 100 MULTI / SET %k %d / INCR n:%k / EXEC        a block in one packet, all replies
- * count as one blocks 6379 2 50 100000 100 HANDOVER                                    pairs of connections, see
- * below
+ *     blocks 6379 2 50 100000 100 MULTI / SET %k %d / EXEC      a block in one packet, all its replies count as one
+ *     blocks 6379 2 50 100000 100 HANDOVER                      pairs of connections, see below
  *
  * %k is a random key, %d the value. An error reply ends it: a figure over commands that failed means nothing. With
  * HANDOVER each client is two connections: one is blocked in BLPOP on a list of its own, the other one pushes; the
@@ -16,17 +15,11 @@
  * Prints one line of JSON; latencies in microseconds. */
 #include <errno.h>
 #include <hiredis/hiredis.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+
+static const char program[] = "blocks";
+#include "measure.h"
 
 enum { CLIENTS_MAX = 1000, VALUE_BYTES_MAX = 4096, OUT_BYTES = 64 * 1024, IN_BYTES = 64 * 1024 };
 
@@ -45,43 +38,10 @@ struct bench {
     uint64_t random, keys, end;
     int words, commands;
     char **word;
-    size_t bytes, count, room;
-    uint32_t *latency_us; /* grows */
+    size_t bytes;
+    struct latencies latencies;
     char value[VALUE_BYTES_MAX];
 };
-
-static void die(const char *what)
-{
-    fprintf(stderr, "blocks: %s\n", what);
-    exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t next_random(struct bench *b) /* xorshift64 */
-{
-    b->random ^= b->random << 13;
-    b->random ^= b->random >> 7;
-    b->random ^= b->random << 17;
-    return b->random;
-}
-
-static void record(struct bench *b, uint64_t ns)
-{
-    if (b->count == b->room) {
-        b->room = b->room ? b->room * 2 : 65536;
-        b->latency_us = realloc(b->latency_us, b->room * sizeof *b->latency_us);
-        if (b->latency_us == NULL)
-            die("out of memory");
-    }
-    b->latency_us[b->count++] = (uint32_t)(ns / 1000);
-}
 
 /* ---- sending ---- */
 
@@ -95,7 +55,7 @@ static size_t put_word(struct bench *b, char *out, size_t room, const char *word
         n = (size_t)snprintf(made, sizeof made, "%.*s", (int)b->bytes, b->value);
     else if (hole != NULL)
         n = (size_t)snprintf(made, sizeof made, "%.*skey:%012llu", (int)(hole - word), word,
-                             (unsigned long long)(next_random(b) % b->keys));
+                             (unsigned long long)(next_random(&b->random) % b->keys));
     else
         n = (size_t)snprintf(made, sizeof made, "%s", word);
     if (n >= sizeof made || n + 32 > room)
@@ -170,7 +130,7 @@ static void answered(struct bench *b, struct client *c)
 
     switch (c->stage) {
     case BLOCK:
-        record(b, now - c->since);
+        record(&b->latencies, now - c->since);
         if (now < b->end)
             send_block(b, c);
         return;
@@ -181,7 +141,7 @@ static void answered(struct bench *b, struct client *c)
     case TAKING:
         if (c->other->stage != PUSHING)
             die("an element came before it was pushed");
-        record(b, now - c->other->since);
+        record(&b->latencies, now - c->other->since);
         break;
     case PUSHING:
         break;
@@ -215,20 +175,12 @@ static void on_readable(struct bench *b, struct client *c)
 
 static struct client *connect_client(int epoll, int port, int number)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     struct client *c = calloc(1, sizeof *c);
-    int one = 1;
 
     if (c == NULL || (c->reader = redisReaderCreate()) == NULL)
         die("out of memory");
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->number = number;
-    c->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0)
-        die("cannot connect");
-    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &(struct epoll_event){.events = EPOLLIN, .data.ptr = c}) != 0)
-        die("epoll_ctl");
+    c->fd = connect_loopback(epoll, port, c);
     return c;
 }
 
@@ -245,27 +197,9 @@ static void begin_client(struct bench *b, int epoll, int port, int number)
     begin_pair(b, c);
 }
 
-static int compare(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static void report(struct bench *b, double seconds)
-{
-    static const double quantiles[] = {0.5, 0.95, 0.99, 0.999};
-
-    qsort(b->latency_us, b->count, sizeof *b->latency_us, compare);
-    printf("{\"count\": %zu, \"rps\": %.1f", b->count, (double)b->count / seconds);
-    for (size_t i = 0; i < sizeof quantiles / sizeof *quantiles && b->count > 0; i++)
-        printf(", \"p%g\": %u", quantiles[i] * 100, b->latency_us[(size_t)((double)(b->count - 1) * quantiles[i])]);
-    printf("}\n");
-}
-
 int main(int argc, char **argv)
 {
-    static struct bench b = {.random = 88172645463325252U};
+    static struct bench b;
     struct epoll_event events[128];
     int clients, epoll = epoll_create1(0);
     uint64_t began;
@@ -277,7 +211,7 @@ int main(int argc, char **argv)
     b.bytes = (size_t)atoll(argv[5]);
     if (clients < 1 || clients > CLIENTS_MAX || b.bytes > VALUE_BYTES_MAX || b.keys < 1)
         die("out of range");
-    b.random ^= (uint64_t)getpid() << 20;
+    b.random = random_seed();
     memset(b.value, 'x', sizeof b.value);
     b.words = argc - 6;
     b.word = argv + 6;
@@ -296,6 +230,7 @@ int main(int argc, char **argv)
         for (int i = 0; i < n; i++)
             on_readable(&b, events[i].data.ptr);
     }
-    report(&b, (double)(now_ns() - began) / 1e9);
+    report(&b.latencies, (double)(now_ns() - began) / 1e9);
+    printf("\n");
     return 0;
 }

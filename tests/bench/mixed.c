@@ -14,17 +14,11 @@
  * Prints one line of JSON; latencies in microseconds. An error reply ends it: a figure over errors means nothing. */
 #include <errno.h>
 #include <math.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+
+static const char program[] = "mixed";
+#include "measure.h"
 
 enum { CLIENTS_MAX = 1000, VALUE_BYTES_MAX = 64 * 1024, BUFFER_BYTES = VALUE_BYTES_MAX + 256, KINDS = 2 };
 enum kind { GET, SET };
@@ -42,8 +36,7 @@ struct load {
     uint64_t next; /* arrival of the next command, ns */
     struct client *idle[CLIENTS_MAX];
     size_t idle_count;
-    uint32_t *latency_us; /* grows */
-    size_t count, room;
+    struct latencies latencies;
 };
 
 struct bench {
@@ -53,50 +46,17 @@ struct bench {
     char value[VALUE_BYTES_MAX];
 };
 
-static void die(const char *what)
-{
-    fprintf(stderr, "mixed: %s\n", what);
-    exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t next_random(struct bench *b) /* xorshift64 */
-{
-    b->random ^= b->random << 13;
-    b->random ^= b->random >> 7;
-    b->random ^= b->random << 17;
-    return b->random;
-}
-
 static uint64_t gap_ns(struct bench *b, double rate)
 {
-    double u = (double)(next_random(b) >> 11) / 9007199254740992.0;
+    double u = (double)(next_random(&b->random) >> 11) / 9007199254740992.0;
 
     return (uint64_t)(-log(1 - u) / rate * 1e9);
-}
-
-static void record(struct load *l, uint64_t ns)
-{
-    if (l->count == l->room) {
-        l->room = l->room ? l->room * 2 : 65536;
-        l->latency_us = realloc(l->latency_us, l->room * sizeof *l->latency_us);
-        if (l->latency_us == NULL)
-            die("out of memory");
-    }
-    l->latency_us[l->count++] = (uint32_t)(ns / 1000);
 }
 
 static void send_command(struct bench *b, struct client *c, uint64_t arrived)
 {
     static char out[BUFFER_BYTES];
-    unsigned long long key = next_random(b) % b->keys;
+    unsigned long long key = next_random(&b->random) % b->keys;
     int n;
 
     if (c->kind == GET)
@@ -142,7 +102,7 @@ static void on_readable(struct bench *b, struct client *c)
     if (!reply_is_whole(c))
         return;
     now = now_ns();
-    record(l, now - c->since);
+    record(&l->latencies, now - c->since);
     if (l->rate > 0)
         l->idle[l->idle_count++] = c;
     else if (now < b->end)
@@ -171,39 +131,13 @@ static uint64_t send_due(struct bench *b, uint64_t now)
 
 static struct client *connect_client(int epoll, int port, enum kind kind)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     struct client *c = calloc(1, sizeof *c);
-    int one = 1;
 
     if (c == NULL)
         die("out of memory");
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    c->fd = socket(AF_INET, SOCK_STREAM, 0);
     c->kind = kind;
-    if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0)
-        die("cannot connect");
-    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &(struct epoll_event){.events = EPOLLIN, .data.ptr = c}) != 0)
-        die("epoll_ctl");
+    c->fd = connect_loopback(epoll, port, c);
     return c;
-}
-
-static int compare(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static void report(struct load *l, const char *name, double seconds)
-{
-    static const double quantiles[] = {0.5, 0.95, 0.99, 0.999};
-
-    qsort(l->latency_us, l->count, sizeof *l->latency_us, compare);
-    printf("\"%s\": {\"count\": %zu, \"rps\": %.0f", name, l->count, (double)l->count / seconds);
-    for (size_t i = 0; i < sizeof quantiles / sizeof *quantiles && l->count > 0; i++)
-        printf(", \"p%g\": %u", quantiles[i] * 100, l->latency_us[(size_t)((double)(l->count - 1) * quantiles[i])]);
-    printf("}");
 }
 
 static void run(struct bench *b, int epoll)
@@ -223,7 +157,7 @@ static void run(struct bench *b, int epoll)
 
 int main(int argc, char **argv)
 {
-    static struct bench b = {.random = 88172645463325252U};
+    static struct bench b;
     double seconds, rate, share;
     int clients, sets, epoll = epoll_create1(0);
 
@@ -237,7 +171,7 @@ int main(int argc, char **argv)
     b.bytes = (size_t)atoll(argv[7]);
     if (clients < 1 || clients > CLIENTS_MAX || b.bytes > VALUE_BYTES_MAX || b.keys < 1)
         die("out of range");
-    b.random ^= (uint64_t)getpid() << 20;
+    b.random = random_seed();
     memset(b.value, 'x', sizeof b.value);
     b.load[SET].rate = rate * share;
     b.load[GET].rate = rate * (1 - share);
@@ -253,10 +187,10 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < b.load[kind].idle_count; i++)
             send_command(&b, b.load[kind].idle[i], now_ns());
     run(&b, epoll);
-    printf("{");
-    report(&b.load[GET], "get", seconds);
-    printf(", ");
-    report(&b.load[SET], "set", seconds);
+    printf("{\"get\": ");
+    report(&b.load[GET].latencies, seconds);
+    printf(", \"set\": ");
+    report(&b.load[SET].latencies, seconds);
     printf("}\n");
     return 0;
 }

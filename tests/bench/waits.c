@@ -8,17 +8,11 @@
  * reply: a figure over writes that are not as safe as asked for means nothing. Prints one line of JSON; latencies in
  * microseconds, from sending the pair to its last reply. */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+
+static const char program[] = "waits";
+#include "measure.h"
 
 enum { CLIENTS_MAX = 1000, VALUE_BYTES_MAX = 64 * 1024, IN_BYTES = 512, WAIT_BYTES_MAX = 512, WORDS_MAX = 8 };
 
@@ -31,52 +25,19 @@ struct client {
 
 struct bench {
     uint64_t random, keys, end;
-    size_t bytes, wait_bytes, count, room;
+    size_t bytes, wait_bytes;
     int lines; /* of the replies to one pair */
     long copies[2]; /* asked for, by each number that is answered */
-    uint32_t *latency_us; /* grows */
+    struct latencies latencies;
     char value[VALUE_BYTES_MAX], wait[WAIT_BYTES_MAX];
 };
-
-static void die(const char *what)
-{
-    fprintf(stderr, "waits: %s\n", what);
-    exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t next_random(struct bench *b) /* xorshift64 */
-{
-    b->random ^= b->random << 13;
-    b->random ^= b->random >> 7;
-    b->random ^= b->random << 17;
-    return b->random;
-}
-
-static void record(struct bench *b, uint64_t ns)
-{
-    if (b->count == b->room) {
-        b->room = b->room ? b->room * 2 : 65536;
-        b->latency_us = realloc(b->latency_us, b->room * sizeof *b->latency_us);
-        if (b->latency_us == NULL)
-            die("out of memory");
-    }
-    b->latency_us[b->count++] = (uint32_t)(ns / 1000);
-}
 
 /* One SET, and the wait behind it. */
 static void send_pair(struct bench *b, struct client *c)
 {
     static char out[VALUE_BYTES_MAX + WAIT_BYTES_MAX + 256];
     int n = snprintf(out, sizeof out, "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012llu\r\n$%zu\r\n%.*s\r\n%.*s",
-                     (unsigned long long)(next_random(b) % b->keys), b->bytes, (int)b->bytes, b->value,
+                     (unsigned long long)(next_random(&b->random) % b->keys), b->bytes, (int)b->bytes, b->value,
                      (int)b->wait_bytes, b->wait);
 
     c->since = now_ns();
@@ -117,45 +78,19 @@ static void on_readable(struct bench *b, struct client *c)
     c->have += (size_t)n;
     if (!replies_are_whole(b, c))
         return;
-    record(b, now_ns() - c->since);
+    record(&b->latencies, now_ns() - c->since);
     if (now_ns() < b->end)
         send_pair(b, c);
 }
 
 static struct client *connect_client(int epoll, int port)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     struct client *c = calloc(1, sizeof *c);
-    int one = 1;
 
     if (c == NULL)
         die("out of memory");
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    c->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&to, sizeof to) != 0)
-        die("cannot connect");
-    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &(struct epoll_event){.events = EPOLLIN, .data.ptr = c}) != 0)
-        die("epoll_ctl");
+    c->fd = connect_loopback(epoll, port, c);
     return c;
-}
-
-static int compare(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-static void report(struct bench *b, double seconds)
-{
-    static const double quantiles[] = {0.5, 0.95, 0.99, 0.999};
-
-    qsort(b->latency_us, b->count, sizeof *b->latency_us, compare);
-    printf("{\"count\": %zu, \"rps\": %.1f", b->count, (double)b->count / seconds);
-    for (size_t i = 0; i < sizeof quantiles / sizeof *quantiles && b->count > 0; i++)
-        printf(", \"p%g\": %u", quantiles[i] * 100, b->latency_us[(size_t)((double)(b->count - 1) * quantiles[i])]);
-    printf("}\n");
 }
 
 /* WAIT n timeout answers :n; WAITAOF local n timeout answers *2 :local :n. */
@@ -181,7 +116,7 @@ static void parse_wait(struct bench *b, int words, char **word)
 
 int main(int argc, char **argv)
 {
-    static struct bench b = {.random = 88172645463325252U};
+    static struct bench b;
     struct epoll_event events[128];
     int clients, epoll = epoll_create1(0);
     double seconds;
@@ -195,7 +130,7 @@ int main(int argc, char **argv)
     b.bytes = (size_t)atoll(argv[5]);
     if (clients < 1 || clients > CLIENTS_MAX || b.bytes > VALUE_BYTES_MAX || b.keys < 1)
         die("out of range");
-    b.random ^= (uint64_t)getpid() << 20;
+    b.random = random_seed();
     memset(b.value, 'x', sizeof b.value);
     parse_wait(&b, argc - 6, argv + 6);
     began = now_ns();
@@ -208,6 +143,7 @@ int main(int argc, char **argv)
         for (int i = 0; i < n; i++)
             on_readable(&b, events[i].data.ptr);
     }
-    report(&b, (double)(now_ns() - began) / 1e9);
+    report(&b.latencies, (double)(now_ns() - began) / 1e9);
+    printf("\n");
     return 0;
 }
