@@ -2,8 +2,9 @@
 # Certificates for the members of a group, from a CA of their own: for trying things out, for tests, and for small installations.
 #
 #     certs.sh DIR CLUSTER NODE...
+#     certs.sh --revoke DIR FILE.crt...
 #
-# Makes DIR if need be, and in it
+# The first makes DIR if need be, and in it
 #
 #     ca.crt, ca.key          the CA; made at the first call, used by later ones
 #     NODE.crt, NODE.key      for each NODE: proves to be NODE.CLUSTER, to members that it dials and to members that dial it
@@ -18,6 +19,11 @@
 #              peer-tls-key-file certs/a.key
 #              peer-tls-ca-cert-file certs/ca.crt
 #
+# The second revokes certificates of this CA that got into wrong hands: it writes DIR/ca.crl, a list of all that were ever revoked, for
+# ten years (DIR/ca.index remembers them). It counts where it stands in the CA file of the nodes:
+#
+#     certs.sh --revoke certs certs/c.crt && cat certs/ca.crt certs/ca.crl > /etc/holdfast/ca.crt     then SIGHUP
+#
 # Who has ca.key can become a member: keep it away from the nodes. Keys are ECDSA P-256, readable by their owner only. Node certificates
 # hold DNS:NODE.CLUSTER, DNS:localhost and IP:127.0.0.1, are for servers and clients (serverAuth, clientAuth), and last DAYS (825) days, the
 # CA 3650; all are valid from yesterday on, so that a clock that is behind does no harm. To replace one, move the old files away and call
@@ -26,7 +32,30 @@ set -euo pipefail
 umask 077
 
 fail() { echo "certs.sh: $*" >&2; exit 1; }
-[ $# -ge 3 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+quietly() { "$@" > "$work/said" 2>&1 || { cat "$work/said" >&2; fail "$1 $2 failed"; }; }
+[ $# -ge 3 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+if [ "$1" = --revoke ]; then
+    dir=$2
+    shift 2
+    [ -e "$dir/ca.crt" ] && [ -e "$dir/ca.key" ] || fail "$dir has no ca.crt and ca.key"
+    work=$(mktemp -d "$dir/.certs.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    [ ! -e "$dir/ca.index" ] || cp "$dir/ca.index" "$work/index"
+    touch "$work/index"
+    printf '%s\n' '[ca]' 'default_ca = it' '[it]' "database = $work/index" 'default_md = sha256' 'unique_subject = no' > "$work/config"
+    authority=(openssl ca -config "$work/config" -cert "$dir/ca.crt" -keyfile "$dir/ca.key")
+    for file; do
+        quietly openssl verify -no_check_time -CAfile "$dir/ca.crt" "$file"
+        serial=$(openssl x509 -in "$file" -noout -serial)
+        cut -f 4 "$work/index" | grep -qxF "${serial#serial=}" || quietly "${authority[@]}" -revoke "$file"
+    done
+    quietly "${authority[@]}" -gencrl -crldays 3650 -out "$work/ca.crl"
+    chmod 644 "$work/ca.crl"
+    mv "$work/index" "$dir/ca.index"
+    mv "$work/ca.crl" "$dir/ca.crl"
+    echo "$dir/ca.crl: $(wc -l < "$dir/ca.index") revoked"
+    exit
+fi
 dir=$1 cluster=$2
 shift 2
 days=${DAYS:-825}
@@ -50,7 +79,6 @@ esac
 
 work=$(mktemp -d "$dir/.certs.XXXXXX") # files appear in DIR whole, or not at all
 trap 'rm -rf "$work"' EXIT
-quietly() { "$@" > "$work/said" 2>&1 || { cat "$work/said" >&2; fail "$1 $2 failed"; }; }
 new_key() { quietly openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1"; }
 publish() { chmod 644 "$work/$1.crt"; mv -n "$work/$1.key" "$work/$1.crt" "$dir"; }
 date_of() { date -u -d "$1" +%Y%m%d%H%M%SZ; }

@@ -155,6 +155,9 @@ static void explain_certificate(struct stream_tls *t, long verdict)
     case X509_V_ERR_CERT_NOT_YET_VALID:
         (void)snprintf(t->why, sizeof t->why, "the other end's certificate is not yet valid");
         break;
+    case X509_V_ERR_CERT_REVOKED:
+        (void)snprintf(t->why, sizeof t->why, "the other end's certificate has been revoked");
+        break;
     case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
         (void)snprintf(t->why, sizeof t->why, "the other end's certificate is self-signed");
         break;

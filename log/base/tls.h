@@ -14,7 +14,7 @@ enum tls_version { TLS_VERSION_12 = 1, TLS_VERSION_13 = 2 }; /* bits */
 struct tls_settings {
     const char *cert_file, *key_file; /* PEM; the certificate first, then what its chain needs */
     const char *key_pass;             /* of an encrypted key */
-    const char *ca_file, *ca_dir;     /* whom to believe; neither: nothing is asked of the other side */
+    const char *ca_file, *ca_dir;     /* whom to believe, and revocation lists; neither: nothing is asked */
     bool peer_must_prove;             /* a certificate is required, on both ends, and checked. Without:
                                          who accepts checks one if it is shown; who is dialled must show one */
     unsigned versions;                /* enum tls_version; 0 = 1.2 and later */

@@ -12,6 +12,8 @@ import socket
 import ssl
 import subprocess
 
+CERTS = pathlib.Path(__file__).resolve().parents[2] / "config" / "certs.sh"
+
 
 def _run(*command):
     done = subprocess.run([str(w) for w in command], capture_output=True, text=True, timeout=60)
@@ -44,7 +46,7 @@ class Authority:
         self.dir.mkdir(parents=True, exist_ok=True)
         self.crt, self.key = self.dir / f"{name}.crt", self.dir / f"{name}.key"
         self._key(self.key)
-        self._sign(self, name, "basicConstraints = critical,CA:TRUE\nkeyUsage = critical,keyCertSign", (-1, 1), "-selfsign")
+        self._sign(self, name, "basicConstraints = critical,CA:TRUE\nkeyUsage = critical,keyCertSign,cRLSign", (-1, 1), "-selfsign")
 
     @staticmethod
     def _key(path, passphrase=None):
@@ -73,6 +75,11 @@ class Authority:
                       f"subjectAltName = {san}")
         self._sign(cert, name, extensions, days, *(["-selfsign"] if own else []), signer=cert if own else None, passphrase=passphrase)
         return cert
+
+    def revoke(self, *certs):
+        """By config/certs.sh. The text of the CA file, with a list of all that were ever revoked."""
+        _run("bash", CERTS, "--revoke", self.dir, *(c.crt for c in certs))
+        return self.crt.read_text() + (self.dir / "ca.crl").read_text()
 
 
 class Tls:

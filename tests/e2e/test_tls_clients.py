@@ -13,7 +13,7 @@ import time
 import pytest
 import redis
 
-from certificates import Authority, Certificate, Tls
+from certificates import CERTS, Authority, Certificate, Tls
 from harness import PATIENCE, Valkey, free_port, tool, wait_until
 from resp import Client, Closed, RespError, encode
 
@@ -147,6 +147,67 @@ def test_whom_it_refuses(rig, ca, other, server, alice):
         assert refused(wrong[1][0]) == b"PONG", "nobody looks at it"
         assert c.ask("CONFIG", "SET", "tls-ciphers", "nonsense").text.startswith("ERR CONFIG SET failed (possibly related to argument 'tls-ciphers')")
         assert c("CONFIG", "GET", "tls-ciphers") == [b"tls-ciphers", b""]
+
+
+def test_revoked(rig, ca, server, alice):
+    """A client's certificate is revoked while it is connected: it stays, and does not come in again. An unusable list changes nothing."""
+    believed = ca.dir / "believed.crt"
+    believed.write_bytes(ca.crt.read_bytes())
+    h = holdfast(rig, ca, server, tls_ca_cert_file=believed)
+    bob = Tls(h.port, ca, ca.issue("bob-the-gone", usage="clientAuth"))
+
+    def hang_up(line):
+        seen = h.text().count(line)
+        h.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: h.text().count(line) > seen, 10, lambda: f"'{line}' in the log: {h.text()[-1000:]}")
+
+    listed = ca.revoke(Certificate(ca.dir / "bob-the-gone.crt", None))
+    with Client(bob) as c:
+        believed.write_text(listed[:-40])
+        hang_up("The client ports: TLS stays as it was: " + str(believed))
+        assert refused(bob) == b"PONG"
+        believed.write_text(listed)
+        hang_up("The client ports: certificates read again")
+        assert refused(bob) is None
+        wait_until(lambda: refusals(h) == ["the other end's certificate has been revoked"], 5, lambda: f"it is told: {refusals(h)}")
+        assert c("PING") == b"PONG" and refused(Tls(h.port, ca, alice)) == b"PONG"
+
+
+def seen_by(node, member):
+    return next(m["state"] for m in node.status()["members"] if m["name"] == member.name)
+
+
+def test_revoked_member(rig):
+    """Its links are cut at once, the others go on and say why; with a new certificate it is a member again."""
+    g = rig.group()
+    gone, *kept = [*g.followers(), g.leader()]
+    crt, key, believed = g.certificate(gone.name)
+    old = Certificate(crt, key).copy("old")
+    with g.leader().client() as c:
+        assert c("SET", "before", "1") == b"OK"
+        done = subprocess.run(["bash", str(CERTS), "--revoke", str(believed.parent), str(crt)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done
+        believed.write_text(believed.read_text() + believed.with_name("ca.crl").read_text())
+        for m in kept:
+            m.process.send_signal(signal.SIGHUP)
+        for m in kept:
+            wait_until(lambda m=m: re.search(r"certificate has been revoked|refused TLS: certificate revoked", m.text()), 10 * PATIENCE,
+                       lambda m=m: f"{m.name} refuses it: {m.text()[-1000:]}")
+            wait_until(lambda m=m: seen_by(m, gone) != "online", 10 * PATIENCE, lambda m=m: f"it is cut off from {m.name}")
+        assert until(c, "SET", "meanwhile", "2") == b"OK"
+        crt.unlink()
+        key.unlink()
+        g.certified.discard(gone.name)
+        authority = believed.read_text()
+        believed.write_text(authority.split("-----BEGIN X509 CRL")[0])
+        g.certify(gone.name)
+        believed.write_text(authority)
+        assert old.serial != Certificate(crt, key).serial
+        gone.process.send_signal(signal.SIGHUP)
+        for m in kept:
+            wait_until(lambda m=m: seen_by(m, gone) == "online", 20 * PATIENCE, lambda m=m: f"it is back at {m.name}")
+        assert until(c, "SET", "after", "3") == b"OK"
+    g.wait_equal()
 
 
 def test_strangers_do_not_get_in_the_way(rig, ca, server, alice):

@@ -248,6 +248,40 @@ static void test_reload(void **state)
 }
 
 /* A new CA, node by node: first everybody believes both, then certificates change, one after the other. */
+/* A revocation list beside the CA counts for that CA's certificates, on both ends, overdue or not; a CA without one
+ * revokes nobody. */
+static void test_revoked(void **state)
+{
+    struct place *p = *state;
+    struct pair x;
+    char why[256];
+
+    place_cert(p, "gone", (struct tls_wish){.issuer = p->ca, .san = "DNS:a.test,DNS:b.test"});
+    place_cert(p, "theirs", (struct tls_wish){.issuer = p->other, .san = "DNS:a.test"});
+    for (int overdue = 0; overdue <= 1; overdue++) {
+        copy_file(p, "ca.crt", "listed.crt", 0);
+        copy_file(p, "other-ca.crt", "listed.crt", -1);
+        tls_revoke(p->ca, p->dir, "gone", "listed", overdue ? -60 : 3600);
+        refused(p, place_good(p, "gone"), place_context(p, "b", "listed", true, true, why),
+                "the other end refused TLS: certificate revoked", "the other end's certificate has been revoked");
+        refused(p, place_context(p, "a", "listed", true, true, why), place_good(p, "gone"),
+                "the other end's certificate has been revoked", "the other end refused TLS: certificate revoked");
+        pair_connect(p, &x, place_context(p, "a", "listed", true, true, why),
+                     place_context(p, "b", "listed", true, true, why), "b.test");
+        assert_true(place_run(p, both_connected, &x));
+        pair_close(&x);
+        pair_connect(p, &x, place_context(p, "theirs", "listed", true, true, why),
+                     place_context(p, "b", "listed", true, true, why), "b.test");
+        assert_true(place_run(p, both_connected, &x));
+        pair_close(&x);
+    }
+    copy_file(p, "ca.crt", "foreign-list.crt", 0); /* one that our CA has not signed revokes nobody of ours */
+    tls_revoke(p->other, p->dir, "gone", "foreign-list", 3600);
+    pair_connect(p, &x, place_good(p, "gone"), place_context(p, "b", "foreign-list", true, true, why), "b.test");
+    assert_true(place_run(p, both_connected, &x));
+    pair_close(&x);
+}
+
 static void test_rollover(void **state)
 {
     struct place *p = *state;
@@ -278,8 +312,9 @@ static void test_rollover(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_bad_certificates), T(test_wrong_name), T(test_no_certificate), T(test_old_version), T(test_not_tls),
-        T(test_stalled),          T(test_peer_is),    T(test_files),          T(test_reload),      T(test_rollover),
+        T(test_bad_certificates), T(test_wrong_name), T(test_no_certificate), T(test_old_version),
+        T(test_not_tls),          T(test_stalled),    T(test_peer_is),        T(test_files),
+        T(test_reload),           T(test_rollover),   T(test_revoked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

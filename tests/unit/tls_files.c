@@ -6,6 +6,7 @@
 #include <openssl/x509v3.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "log/base/diag.h"
 
@@ -100,4 +101,33 @@ void tls_make(const char *dir, const char *name, const struct tls_wish *w)
     save(dir, name, c, key);
     X509_free(c);
     EVP_PKEY_free(key);
+}
+
+void tls_revoke(struct tls_issuer *i, const char *dir, const char *name, const char *file, long due_s)
+{
+    X509_CRL *list = X509_CRL_new();
+    X509_REVOKED *row = X509_REVOKED_new();
+    ASN1_TIME *begin = ASN1_TIME_adj(NULL, time(NULL), 0, -7200), *due = ASN1_TIME_adj(NULL, time(NULL), 0, due_s);
+    char path[TLS_PATH_BYTES_MAX];
+    X509 *c;
+    FILE *f;
+
+    (void)snprintf(path, sizeof path, "%s/%s.crt", dir, name);
+    f = fopen(path, "r");
+    CHECK(f != NULL && list != NULL && row != NULL && begin != NULL && due != NULL);
+    c = PEM_read_X509(f, NULL, NULL, NULL);
+    CHECK(c != NULL && fclose(f) == 0);
+    CHECK(X509_REVOKED_set_serialNumber(row, X509_get_serialNumber(c)) == 1);
+    CHECK(X509_REVOKED_set_revocationDate(row, begin) == 1 && X509_CRL_add0_revoked(list, row) == 1);
+    CHECK(X509_CRL_set_version(list, X509_CRL_VERSION_2) == 1);
+    CHECK(X509_CRL_set_issuer_name(list, X509_get_subject_name(i->certificate)) == 1);
+    CHECK(X509_CRL_set1_lastUpdate(list, begin) == 1 && X509_CRL_set1_nextUpdate(list, due) == 1);
+    CHECK(X509_CRL_sort(list) == 1 && X509_CRL_sign(list, i->key, EVP_sha256()) > 0);
+    (void)snprintf(path, sizeof path, "%s/%s.crt", dir, file);
+    f = fopen(path, "a");
+    CHECK(f != NULL && PEM_write_X509_CRL(f, list) == 1 && fclose(f) == 0);
+    X509_free(c);
+    X509_CRL_free(list);
+    ASN1_TIME_free(begin);
+    ASN1_TIME_free(due);
 }
