@@ -7,10 +7,11 @@
 #include <string.h>
 
 enum {
-    SILENT_MS = 2000,        /* a member that is not heard so long is missing */
-    BEHIND_ENTRIES = 10000,  /* a member that has so many entries less is catching up */
-    LOG_FULL_PERCENT = 80,   /* of log-size-max */
-    LAG_WARNING_PERCENT = 50 /* of durability-lag-max */
+    SILENT_MS = 2000,         /* a member that is not heard so long is missing */
+    BEHIND_ENTRIES = 10000,   /* a member that has so many entries less is catching up */
+    LOG_FULL_PERCENT = 80,    /* of log-size-max */
+    LAG_WARNING_PERCENT = 50, /* of durability-lag-max */
+    LAG_WARNING_MS = 1000     /* milliseconds are usual */
 };
 
 static void add(struct advices *out, enum advice_severity severity, const char *todo, const char *format, ...)
@@ -94,6 +95,11 @@ static void members(const struct status *s, uint64_t clock_skew_max_ms, struct a
     }
 }
 
+static bool lags(const struct status *s)
+{
+    return s->lag_max_ms > 0 && (s->lag_ms > LAG_WARNING_MS || s->lag_ms * 100 > s->lag_max_ms * LAG_WARNING_PERCENT);
+}
+
 static void writes(const struct status *s, struct advices *out)
 {
     bool group = s->member_count > 1;
@@ -111,7 +117,7 @@ static void writes(const struct status *s, struct advices *out)
             "Writes are refused (CLUSTERDOWN): the oldest that is not durable is %.1f s old, the limit is %.1f s; "
             "%" PRIu64 " bytes are pending.",
             (double)s->lag_ms / 1000, (double)s->lag_max_ms / 1000, s->pending_bytes);
-    else if (s->lag_max_ms > 0 && s->lag_ms * 100 > s->lag_max_ms * LAG_WARNING_PERCENT)
+    else if (lags(s))
         add(out, ADVICE_WARNING, "Look at the disks: are they slow, or is more written than they take?",
             "The log lags by %.1f s; at %.1f s writes are refused.", (double)s->lag_ms / 1000,
             (double)s->lag_max_ms / 1000);

@@ -3,22 +3,16 @@ import json
 import threading
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-
 from harness import wait_until
+from watchers import chromium, page_of
+from watchers import shown as text
 
 PATIENCE_S = 10  # it is two seconds on an idle machine; here a browser and three nodes share two cores with other tests
 
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--window-size=1200,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(service=Service("/usr/bin/chromedriver"), options=options)
-    driver.set_page_load_timeout(60)
+    driver = chromium()
     yield driver
     driver.quit()
 
@@ -39,10 +33,6 @@ def group(rig):
     yield g, leader
     stop.set()
     t.join()
-
-
-def text(browser, selector):
-    return browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')", selector)
 
 
 def shows(browser, selector, words, seconds=PATIENCE_S):
@@ -69,7 +59,7 @@ def contrast(browser, selector):
 
 def test_page(group, browser):
     g, leader = group
-    browser.get(f"http://127.0.0.1:{leader.admin_port}/")
+    browser.get(page_of(leader))
     shows(browser, "#sentence", "All is well", 20)
     zones = text(browser, "#zones")
     assert all(f"zone {m.zone}" in zones for m in g) and "leader" in zones and zones.count("log up to date") >= 2, zones
@@ -94,7 +84,7 @@ def test_page(group, browser):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     # nothing is asked of any other place, and nothing went wrong
-    origin = f"http://127.0.0.1:{leader.admin_port}/"
+    origin = page_of(leader)
     assert all(e.startswith(origin) for e in browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)"))
     assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
 
@@ -125,7 +115,7 @@ def test_page(group, browser):
 def test_page_of_a_follower_and_of_one_that_is_gone(rig, browser):
     g = rig.group(election_timeout="2s")
     follower = g.others(g.leader())[0]
-    browser.get(f"http://127.0.0.1:{follower.admin_port}/")
+    browser.get(page_of(follower))
     shows(browser, "#sentence", f"this node follows {g.leader().name}", 20)
     assert follower.name in text(browser, "#who")
     g.kill9_zone(follower)

@@ -5,11 +5,11 @@ import re
 import shutil
 import subprocess
 import time
-import urllib.request
 
 import pytest
 
-from harness import PATIENCE, Process, free_port, is_error, wait_until
+from harness import PATIENCE, is_error, wait_until
+from watchers import Prometheus
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "config"
 NAME = re.compile(r"\b(?:holdfast_[a-z_]+|DurabilityLag|DurabilityBufferExceededErrorCount)\b")
@@ -32,39 +32,6 @@ def group(rig):
     """Three nodes, and what each says under load; leadership stays where it is."""
     g = rig.group(durability="async", durability_lag_max="1s", election_timeout="2s")
     yield g, g.leader()
-
-
-class Prometheus(Process):
-    """Debian's, with our rules as they are shipped; scrapes and evaluates twice a second."""
-
-    def __init__(self, directory, targets):
-        super().__init__(pathlib.Path(directory), "prometheus")
-        self.port = free_port()
-        quoted = ", ".join(f"'127.0.0.1:{p}'" for p in targets)
-        (self.dir / "prometheus.yml").write_text(
-            "global: {scrape_interval: 500ms, scrape_timeout: 450ms, evaluation_interval: 500ms}\n"
-            f"rule_files: ['{CONFIG / 'alerts.yml'}']\n"
-            f"scrape_configs: [{{job_name: holdfast, static_configs: [{{targets: [{quoted}]}}]}}]\n")
-        self.spawn(["prometheus", f"--config.file={self.dir / 'prometheus.yml'}", f"--storage.tsdb.path={self.dir / 'tsdb'}",
-                    f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"])
-        wait_until(self.answers, 60, lambda: f"Prometheus answers: {self.text()}")
-
-    def ask(self, path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as r:
-            return json.load(r)["data"]
-
-    def answers(self):
-        try:
-            return len(self.ask("/api/v1/targets")["activeTargets"]) > 0
-        except OSError:
-            return False
-
-    def value(self, query):
-        found = self.ask(f"/api/v1/query?query={query}")["result"]
-        return max((float(r["value"][1]) for r in found), default=None)
-
-    def firing(self):
-        return {a["labels"]["alertname"] for a in self.ask("/api/v1/alerts")["alerts"] if a["state"] == "firing"}
 
 
 def test_rules_and_dashboard_name_our_metrics(rig):
@@ -96,7 +63,7 @@ def test_scraped_and_alerted(rig, group):
         for n in range(20):
             c("SET", "k", n)
     wait_until(lambda: (prometheus.value("sum(holdfast_writes_async_total)") or 0) >= 20, 20, "writes are counted")
-    assert prometheus.value("sum(holdfast_role{role=\"leader\"})".replace('"', "%22")) == 1
+    assert prometheus.value('sum(holdfast_role{role="leader"})') == 1
     assert not prometheus.firing() & {"HoldfastWritesRefused", "HoldfastDetached", "HoldfastNoLeader"}
 
     for m in g.others(leader):

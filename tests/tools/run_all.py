@@ -26,7 +26,7 @@ import xml.etree.ElementTree as xml
 
 # Tests whose subject is time: leaderships, lag, kills under load. Others mostly wait, and do so beside each other.
 ALONE = ("test_crossed", "test_group", "test_group_faults", "test_group_log", "test_history", "test_kill", "test_lag", "test_page",
-         "test_prometheus", "test_relay", "test_schedules", "test_workloads")
+         "test_prometheus", "test_relay", "test_schedules", "test_stall", "test_workloads")
 # Unit tests without a clock: on all cores at once. The others come after them, one by one.
 TIMELESS = ("test_canon", "test_command", "test_guards", "test_raft_group", "test_raft_rules", "test_raft_sim", "test_record", "test_replay", "test_resp",
             "test_router", "test_router_plain", "test_sequencer", "test_sequencer_group", "test_sequencer_hand", "test_store", "test_store_ahead",

@@ -115,10 +115,16 @@ static void writes(void **state)
     struct status s = healthy("leader");
 
     (void)state;
-    s.lag_ms = 5000;
+    s.lag_ms = 1000;
     assert_null(first(&s));
-    s.lag_ms = 5001;
-    expect(&s, ADVICE_WARNING, "The log lags by 5.0 s; at 10.0 s writes are refused.");
+    s.lag_ms = 1001;
+    expect(&s, ADVICE_WARNING, "The log lags by 1.0 s; at 10.0 s writes are refused.");
+    s.lag_max_ms = 400;
+    s.lag_ms = 200;
+    assert_null(first(&s));
+    s.lag_ms = 201;
+    expect(&s, ADVICE_WARNING, "The log lags by 0.2 s; at 0.4 s writes are refused.");
+    s.lag_max_ms = 10000;
     s.lag_ms = 10100;
     s.refusing_writes = true;
     s.pending_bytes = 77;
