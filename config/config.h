@@ -65,7 +65,12 @@ struct config {
     uint64_t bulk_bytes_max;  /* proto-max-bulk-len 512mb */
     enum diag_level loglevel;
     char logfile[CONFIG_TEXT_MAX];
-    int shutdown_timeout_s; /* 10 */
+    enum diag_format log_format;          /* legacy; runtime */
+    enum diag_stamp log_timestamp_format; /* legacy; runtime */
+    bool syslog_enabled;                  /* no */
+    char syslog_ident[CONFIG_TEXT_MAX];   /* holdfast */
+    int syslog_facility;                  /* LOG_LOCAL0 */
+    int shutdown_timeout_s;               /* 10 */
 
     char valkey[CONFIG_TEXT_MAX]; /* host:port, a socket's path, or "none"; default 127.0.0.1:6380 */
     char valkey_user[CONFIG_TEXT_MAX], valkey_password[CONFIG_TEXT_MAX]; /* password: sensitive */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <syslog.h>
 
 #include "log/base/diag.h"
 
@@ -70,6 +71,17 @@ static const struct setting_word durability_words[] = {
 static const struct setting_word loglevel_words[] = {{"debug", DIAG_DEBUG},     {"verbose", DIAG_VERBOSE},
                                                      {"notice", DIAG_NOTICE},   {"warning", DIAG_WARNING},
                                                      {"nothing", DIAG_NOTHING}, {NULL, 0}};
+static const struct setting_word log_format_words[] = {
+    {"legacy", DIAG_LEGACY}, {"logfmt", DIAG_LOGFMT}, {"json", DIAG_JSON}, {NULL, 0}};
+static const struct setting_word log_timestamp_words[] = {{"legacy", DIAG_STAMP_LEGACY},
+                                                          {"iso8601", DIAG_STAMP_ISO8601},
+                                                          {"milliseconds", DIAG_STAMP_MILLISECONDS},
+                                                          {NULL, 0}};
+static const struct setting_word facility_words[] = {{"user", LOG_USER},     {"local0", LOG_LOCAL0},
+                                                     {"local1", LOG_LOCAL1}, {"local2", LOG_LOCAL2},
+                                                     {"local3", LOG_LOCAL3}, {"local4", LOG_LOCAL4},
+                                                     {"local5", LOG_LOCAL5}, {"local6", LOG_LOCAL6},
+                                                     {"local7", LOG_LOCAL7}, {NULL, 0}};
 
 static const struct setting_word guard_words[] = {
     {"debug", GUARD_DEBUG},       {"debug-unsafe", GUARD_DEBUG_UNSAFE}, {"migrate", GUARD_MIGRATE},
@@ -113,6 +125,11 @@ static const struct setting settings[] = {
     /* general */
     {"loglevel", KIND_WORD, FIELD(loglevel), "notice", NOW, 0, 0, loglevel_words, NULL},
     {"logfile", KIND_TEXT, FIELD(logfile), "", 0, 0, 0, NULL, NULL},
+    {"log-format", KIND_WORD, FIELD(log_format), "legacy", NOW, 0, 0, log_format_words, NULL},
+    {"log-timestamp-format", KIND_WORD, FIELD(log_timestamp_format), "legacy", NOW, 0, 0, log_timestamp_words, NULL},
+    {"syslog-enabled", KIND_BOOL, FIELD(syslog_enabled), "no", 0, 0, 0, NULL, NULL},
+    {"syslog-ident", KIND_TEXT, FIELD(syslog_ident), "holdfast", 0, 0, 0, NULL, NULL},
+    {"syslog-facility", KIND_WORD, FIELD(syslog_facility), "local0", 0, 0, 0, facility_words, NULL},
     {"shutdown-timeout", KIND_INT, FIELD(shutdown_timeout_s), "10", NOW, 0, INT_MAX / 1000, NULL, NULL},
     /* Valkey */
     {"valkey", KIND_TEXT, FIELD(valkey), "127.0.0.1:6380", 0, 0, 0, NULL, check_valkey},

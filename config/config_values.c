@@ -130,6 +130,7 @@ static bool parse_word(const struct setting *s, void *field, const char *text, c
     for (const struct setting_word *w = s->words; w->word != NULL; w++)
         if (strcasecmp(w->word, text) == 0) {
             _Static_assert(sizeof(enum durability) == sizeof(int) && sizeof(enum diag_level) == sizeof(int) &&
+                               sizeof(enum diag_format) == sizeof(int) && sizeof(enum diag_stamp) == sizeof(int) &&
                                sizeof(enum tls_auth_clients) == sizeof(int),
                            "as KIND_WORD");
             memcpy(field, &w->value, sizeof w->value);

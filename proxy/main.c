@@ -152,8 +152,6 @@ static void on_signal(evutil_socket_t number, short what, void *arg)
         if (h->config.member_count >
             0) /* a group's mode is what CONFIG SET made it: one node's file does not change it */
             h->config.durability = durability;
-        h->diag.level = h->config.loglevel;
-        (void)snprintf(h->diag.file, sizeof h->diag.file, "%s", h->config.logfile);
         core_reconfigure(h->core);
         worker_reconfigure(h->worker);
     }
@@ -245,13 +243,33 @@ static bool start(struct holdfast *h)
     return true;
 }
 
-/* CONFIG SET loglevel changes the settings; this takes it over at the end of the turn. */
+/* CONFIG SET changes the settings; this takes over, at the end of the turn, what concerns our own lines. */
 static bool on_turn(void *arg)
 {
     struct holdfast *h = arg;
 
     h->diag.level = h->config.loglevel;
+    h->diag.format = h->config.log_format;
+    h->diag.stamp = h->config.log_timestamp_format;
     return false;
+}
+
+static bool open_log(struct holdfast *h)
+{
+    FILE *f;
+
+    (void)on_turn(h);
+    (void)snprintf(h->diag.file, sizeof h->diag.file, "%s", h->config.logfile);
+    if (h->config.syslog_enabled)
+        diag_open_syslog(&h->diag, h->config.syslog_ident, h->config.syslog_facility);
+    if (h->config.logfile[0] == '\0')
+        return true;
+    if ((f = fopen(h->config.logfile, "a")) == NULL) {
+        fprintf(stderr, "holdfast: logfile %s: %s\n", h->config.logfile, strerror(errno));
+        return false;
+    }
+    (void)fclose(f);
+    return true;
 }
 
 static void watch_signals(struct holdfast *h)
@@ -318,8 +336,8 @@ int main(int argc, char **argv)
         return 1;
     }
     buf_free(&err);
-    h.diag.level = h.config.loglevel;
-    (void)snprintf(h.diag.file, sizeof h.diag.file, "%s", h.config.logfile);
+    if (!open_log(&h))
+        return 1;
     h.status.start_unix_ms = clock_wall_ms();
     h.loop = loop_new();
     diag_log(&h.diag, DIAG_NOTICE, "Holdfast %s, pid %d, node %s", HOLDFAST_VERSION, (int)getpid(), h.config.node);

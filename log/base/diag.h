@@ -1,19 +1,37 @@
 /* Diagnostics: the log that people read, and CHECK, for our own mistakes.
  *
- * Lines look like Valkey's:  pid:H dd Mon yyyy HH:MM:SS.mmm <.-*#> message
- * User data (keys, values, arguments) is never logged. */
+ * Lines look like Valkey's, in each of its formats; where Valkey names a role, we name ourselves:
+ *
+ *   legacy   4711:H 01 Dec 2026 09:30:00.123 # Link to node b is down: Connection reset by peer
+ *   logfmt   pid=4711 role=holdfast timestamp="01 Dec 2026 09:30:00.123" level=warning message="Link to node b ..."
+ *   json     {"pid":4711,"role":"holdfast","timestamp":"...","level":"warning","message":"..."}
+ *
+ * One call is one line, whatever the message holds: control characters become blanks.
+ * User data (keys, values, arguments, passwords) is never logged; nothing is logged for each request. What changes
+ * its state says so once, with the cause, at `notice`, or `warning` if somebody should look; what one client does is
+ * `verbose`. */
 #ifndef HF_DIAG_H
 #define HF_DIAG_H
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 enum diag_level { DIAG_DEBUG, DIAG_VERBOSE, DIAG_NOTICE, DIAG_WARNING, DIAG_NOTHING };
+enum diag_format { DIAG_LEGACY, DIAG_LOGFMT, DIAG_JSON };
+enum diag_stamp { DIAG_STAMP_LEGACY, DIAG_STAMP_ISO8601, DIAG_STAMP_MILLISECONDS };
 
-struct diag {
-    enum diag_level level; /* lines below it are dropped; may be changed at any time */
+struct diag { /* may be changed at any time; all zero: everything, in the legacy format, to standard output */
+    enum diag_level level; /* lines below it are dropped */
+    enum diag_format format;
+    enum diag_stamp stamp;
+    bool to_syslog;  /* as well; see diag_open_syslog() */
     char file[4096]; /* "" = standard output; opened and closed for each line, so that rotation needs no signal */
 };
+
+/* From now on the messages go to the system's logger, too. `ident` is borrowed for ever; `facility`: LOG_USER,
+ * LOG_LOCAL0 ... */
+void diag_open_syslog(struct diag *d, const char *ident, int facility);
 
 /* Writes one line. `d` may be NULL (nothing is written). */
 void diag_log(const struct diag *d, enum diag_level level, const char *format, ...)

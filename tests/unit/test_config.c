@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -120,6 +121,11 @@ static void defaults_are_those_of_the_header(void **state)
     assert_true(c.output_limit[OUTPUT_PUBSUB].hard_bytes == 32ULL * 1024 * 1024);
     assert_int_equal(c.output_limit[OUTPUT_PUBSUB].soft_seconds, 60);
     assert_int_equal(c.loglevel, DIAG_NOTICE);
+    assert_int_equal(c.log_format, DIAG_LEGACY);
+    assert_int_equal(c.log_timestamp_format, DIAG_STAMP_LEGACY);
+    assert_false(c.syslog_enabled);
+    assert_string_equal(c.syslog_ident, "holdfast");
+    assert_int_equal(c.syslog_facility, LOG_LOCAL0);
     assert_false(c.valkey_spawn);
     assert_int_equal(c.member_count, 0);
     assert_null(config_own_member(&c));
@@ -195,6 +201,29 @@ static void bad_values_are_refused_in_valkeys_words(void **state)
     set_bad(&c, "client-output-buffer-limit", "normal 1 2 3 pubsub 1 2 x",
             "Error in hard, soft or soft_seconds setting in buffer limit configuration.");
     set_bad(&c, "bind", "\"a", "Unbalanced quotes in configuration line");
+}
+
+static void the_settings_of_the_log_have_valkeys_words(void **state)
+{
+    struct config c;
+
+    (void)state;
+    config_defaults(&c);
+    set_ok(&c, "log-format", "LOGFMT");
+    assert_int_equal(c.log_format, DIAG_LOGFMT);
+    set_ok(&c, "log-format", "json");
+    shows(&c, "log-*", "log-format=json;log-timestamp-format=legacy;log-size-max=4294967296;");
+    set_bad(&c, "log-format", "xml", "argument(s) must be one of the following: legacy, logfmt, json");
+    set_ok(&c, "log-timestamp-format", "iso8601");
+    assert_int_equal(c.log_timestamp_format, DIAG_STAMP_ISO8601);
+    set_bad(&c, "log-timestamp-format", "unix",
+            "argument(s) must be one of the following: legacy, iso8601, milliseconds");
+    set_ok(&c, "syslog-facility", "local7");
+    assert_int_equal(c.syslog_facility, LOG_LOCAL7);
+    set_bad(&c, "syslog-facility", "mail",
+            "argument(s) must be one of the following: user, local0, local1, local2, local3, local4, local5, local6, "
+            "local7");
+    set_bad(&c, "hide-user-data-from-log", "no", "Unknown option or number of arguments for CONFIG SET");
 }
 
 static void several_arguments(void **state)
@@ -437,6 +466,7 @@ int main(void)
         cmocka_unit_test(defaults_are_those_of_the_header),
         cmocka_unit_test(sizes_and_durations_have_units),
         cmocka_unit_test(bad_values_are_refused_in_valkeys_words),
+        cmocka_unit_test(the_settings_of_the_log_have_valkeys_words),
         cmocka_unit_test(several_arguments),
         cmocka_unit_test(config_set_at_run_time),
         cmocka_unit_test(config_get_takes_globs_and_hides_secrets),
