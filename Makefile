@@ -169,10 +169,10 @@ bench: all
 format:
 	clang-format -i $(SOURCES) $(wildcard proxy/*.h config/*.h log/*.h log/base/*.h tests/unit/*.[ch] tests/fuzz/*.[ch])
 
-# Images and compose files, in an engine of its own; as root, some minutes. Not part of `make test`.
+# Images and compose files, in an engine of its own; as root, two minutes. Not part of `make test`, but of .ci/run.
 docker-test:
 	@DOCKER=1 bash config/deps.sh
-	@$(PYTHON) -m pytest -q tests/docker
+	@$(RUN_ALL) docker
 
 # The program, a settings file if there is none yet, help for certificates, a systemd unit. Neither user nor service is made: README.
 PREFIX     ?= /usr/local

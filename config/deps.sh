@@ -18,6 +18,7 @@ raft_min=0.22
 . /etc/os-release
 [ "${ID:-}" = debian ] && release=${VERSION_CODENAME:-} || release=
 [ "$release" != trixie ] || common+=(libhiredis-dev)
+[ "${DOCKER:-0}" = 0 ] || [ "$release" != trixie ] || common+=(docker-cli)
 command -v node > /dev/null || common+=(nodejs)
 command -v npm > /dev/null || common+=(npm)
 

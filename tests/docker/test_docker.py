@@ -19,8 +19,36 @@ sys.path.insert(0, str(TOP / "tests" / "e2e"))
 from harness import Client, eventually, free_port, wait_until  # noqa: E402
 
 
+class Network:
+    """Bridges and packet filters as they were before there was an engine: it makes some and leaves them."""
+
+    FORWARD = pathlib.Path("/proc/sys/net/ipv4/ip_forward")
+
+    def __init__(self):
+        self.filters = {v: subprocess.run([f"ip{v}tables-save"], stdout=subprocess.PIPE, check=True).stdout for v in ("", "6")}
+        self.links, self.forward = self._links(), self.FORWARD.read_text()
+
+    @staticmethod
+    def _links():
+        return {n for n in os.listdir("/sys/class/net") if n.startswith(("docker", "br-"))}
+
+    def restore(self):
+        self.FORWARD.write_text(self.forward)
+        for link in self._links() - self.links:
+            subprocess.run(["ip", "link", "delete", link], check=True)
+        for v, rules in self.filters.items():
+            for table in ("filter", "nat"):
+                if f"*{table}".encode() not in rules:  # it was not there
+                    subprocess.run([f"ip{v}tables", "-t", table, "-F"], check=True)
+                    subprocess.run([f"ip{v}tables", "-t", table, "-X"], check=True)
+            for chain in ("INPUT", "FORWARD", "OUTPUT"):
+                subprocess.run([f"ip{v}tables", "-P", chain, "ACCEPT"], check=True)
+            subprocess.run([f"ip{v}tables-restore"], input=rules, check=True)
+
+
 class Engine:
     def __init__(self, place):
+        self.network = Network()
         self.dir = pathlib.Path(place)
         self.dir.mkdir(parents=True, exist_ok=True)
         self.log = open(self.dir / "dockerd.log", "ab")
@@ -47,6 +75,7 @@ class Engine:
     def close(self):
         self.daemon.terminate()
         self.daemon.wait(60)
+        self.network.restore()
         self.log.close()
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Runs the tests that are asked for and adds up what the runners counted.
 
-    run_all.py --out build [--totals FILE] unit fuzz e2e clients tidy
+    run_all.py --out build [--totals FILE] unit fuzz e2e clients docker tidy
 
 Each stage yields (passed, failed, skipped). The last line is always `N passed, N failed`. Exit code 1 if anything failed,
 or if nothing ran at all. --totals appends `passed failed` to FILE, for a caller that adds up several runs.
@@ -10,6 +10,7 @@ or if nothing ran at all. --totals appends `passed failed` to FILE, for a caller
   fuzz     every <out>/fuzz/fuzz_*: corpus and seeded mutations for a short time; one target = one test
   e2e      pytest over tests/e2e, counted from JUnit XML: files side by side, then those of ALONE, one after the other
   clients  tests/clients/run.py; it says `N passed, N failed[, N skipped]`, or what `node --test` says is added up
+  docker   pytest over tests/docker: images and compose files in an engine of its own; as root
   tidy     tests/tools/tidy.py: one rule = one test
 """
 import argparse
@@ -162,6 +163,7 @@ STAGES = {
     "fuzz": fuzz,
     "e2e": e2e,
     "clients": clients,
+    "docker": lambda _out: pytest(["tests/docker"]),
 }
 
 
