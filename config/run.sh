@@ -92,7 +92,7 @@ run_one() {
     wait_until_they_serve || return 1
     echo
     echo "Talk to it:  valkey-cli -p ${port[node-1]}      $binary ctl --admin 127.0.0.1:${admin[node-1]} status" \
-        "     http://127.0.0.1:${admin[node-1]}/metrics      Ctrl-C ends it"
+        "     http://127.0.0.1:${admin[node-1]}/ (the page; /metrics, /status)      Ctrl-C ends it"
     wait_for_the_end ""
 }
 
@@ -144,10 +144,10 @@ END
 say_how() {
     local name
     echo
-    printf '%-6s%-6s%-22s%-26s%s\n' node zone clients "reads, maybe stale" "metrics, status"
+    printf '%-6s%-6s%-22s%-26s%s\n' node zone clients "reads, maybe stale" "the page (/metrics, /status)"
     for name in $names; do
         printf '%-6s%-6s%-22s%-26s%s\n' "$name" "az-$name" "valkey-cli -p ${port[$name]}" "valkey-cli -p ${reader[$name]}" \
-            "http://127.0.0.1:${admin[$name]}/metrics, /status"
+            "http://127.0.0.1:${admin[$name]}/"
     done
     echo
     echo "Every client port serves; the leader does the work. Who that is:   $binary ctl --admin 127.0.0.1:${admin[a]} members"

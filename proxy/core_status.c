@@ -49,10 +49,8 @@ static void node_part(struct core *c, struct status *s)
     s->feeds_partial = f->feeds_partial;
     s->tap_offset = c->attached ? node_tap_offset(c->node) : 0;
     s->tap_durable_offset = c->durable_offset;
-    if (c->identity != NULL) {
-        (void)snprintf(s->valkey_version, sizeof s->valkey_version, "%s", c->identity->version);
-        (void)snprintf(s->valkey_run_id, sizeof s->valkey_run_id, "%s", c->identity->run_id);
-    }
+    (void)snprintf(s->valkey_version, sizeof s->valkey_version, "%s", node_valkey_version(c->node));
+    (void)snprintf(s->valkey_run_id, sizeof s->valkey_run_id, "%s", node_valkey_run_id(c->node));
 }
 
 static void member_part(struct status_member *to, const struct log_member_status *from)

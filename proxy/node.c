@@ -383,3 +383,13 @@ const struct node_figures *node_figures(const struct node *n)
 {
     return &n->figures;
 }
+
+const char *node_valkey_version(const struct node *n)
+{
+    return n->valkey.version;
+}
+
+const char *node_valkey_run_id(const struct node *n)
+{
+    return n->valkey.run_id;
+}

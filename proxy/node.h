@@ -134,6 +134,9 @@ struct node_figures {
     uint64_t valkey_keys; /* how many keys Valkey held when it was last looked at; UINT64_MAX: not known */
 };
 const struct node_figures *node_figures(const struct node *n);
+/* The Valkey that was last spoken to, attached or fed; "" before. Until the next turn of the loop. */
+const char *node_valkey_version(const struct node *n);
+const char *node_valkey_run_id(const struct node *n);
 
 /* ---- the pure part ---- */
 struct node_facts {

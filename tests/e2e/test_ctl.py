@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -161,6 +162,9 @@ def test_members_in_info_and_metrics(rig):
         assert by_name[m.name]["state"] == "self" and by_name[leader.name]["leader"] == "1"
         assert all(line["state"] == "online" for n, line in by_name.items() if n != m.name)
         text = m.http("/metrics")[1]
+        with m.valkey_client() as v:
+            own = info_fields(v("INFO", "server"))
+        assert f'holdfast_valkey_info{{version="{own["valkey_version"]}",run_id="{own["run_id"]}"}} 1\n' in text, "its own, a follower too"
         for other in g.others(m):
             assert f'holdfast_peer_up{{peer="{other.name}",zone="{other.zone}"}} 1\n' in text
         assert f'holdfast_peer_up{{peer="{m.name}"' not in text
@@ -398,6 +402,10 @@ def test_make_run_three_nodes(make_run):
             wait_until(lambda: c.ask("GET", "k2") == b"2", 10, "the stale read is fresh")
     code, out, _ = ctl("members", admin=r.ports["ADMIN_PORT"])
     assert code == 0 and set(rows(out)) == {"a", "b", "c"}, out
+    pages = re.findall(r"^[abc] .* (http://127\.0\.0\.1:\d+/)$", r.text(), re.M)
+    assert len(pages) == 3
+    for page in pages:
+        assert b"<title>Holdfast" in urllib.request.urlopen(page, timeout=10).read()
     node = next(pid for pid, words in r.left() if words.strip().endswith("run/b.conf"))
     os.kill(node, signal.SIGKILL)
     r.wait_said("node b has ended (137). Start it again:")
