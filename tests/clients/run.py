@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Runs the client libraries' suites against one Holdfast that spawns its own Valkey; the failovers against a group of three nodes.
 
-    run.py [--valkey] [suite ...]       suites: python ioredis iovalkey node_redis glide tls python_failover failover; default: all
+    run.py [--valkey] [suite ...]       suites: python ioredis iovalkey node_redis glide tls python_failover failover python_examples; default: all
 
 HOLDFAST_BIN is what runs (default build/holdfast); --valkey tries the suites against a bare valkey-server instead. The Node.js
 libraries are installed from package-lock.json when that is newer than what is there. The last line is always
@@ -25,8 +25,8 @@ from certificates import Authority  # noqa: E402
 from group import Group  # noqa: E402
 from harness import Holdfast, Valkey, free_port  # noqa: E402
 
-GROUP_SUITES = ["python_failover", "failover"]
-NODE_SUITES = ["ioredis", "iovalkey", "node_redis", "glide", "tls", "failover"]
+GROUP_SUITES = ["python_failover", "failover", "python_examples"]
+NODE_SUITES = ["ioredis", "iovalkey", "node_redis", "glide", "tls", "failover", "python_examples"]
 SUITES = ["python", "ioredis", "iovalkey", "node_redis", "glide", "tls", *GROUP_SUITES]
 RESTART_S = 2.0  # as a supervisor that is in no hurry
 SUITE_SECONDS_MAX = 600
