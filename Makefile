@@ -182,7 +182,7 @@ install: all
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/holdfast
 	install -D -m 755 config/certs.sh $(DESTDIR)$(PREFIX)/share/holdfast/certs.sh
 	install -D -m 644 config/holdfast.conf $(DESTDIR)$(PREFIX)/share/holdfast/holdfast.conf
-	install -D -m 644 README.md $(DESTDIR)$(PREFIX)/share/doc/holdfast/README.md
+	for page in README.md config/*.md proxy/DIFFERENCES.md; do install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/doc/holdfast/$$page || exit; done
 	[ -e $(DESTDIR)$(SYSCONFDIR)/holdfast/holdfast.conf ] || install -D -m 640 config/holdfast.conf $(DESTDIR)$(SYSCONFDIR)/holdfast/holdfast.conf
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's|/usr/local|$(PREFIX)|g; s|/etc/holdfast|$(SYSCONFDIR)/holdfast|g' config/holdfast.service > $(DESTDIR)$(UNITDIR)/holdfast.service

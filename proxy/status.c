@@ -5,7 +5,7 @@
  *                 └─▶ /metrics   holdfast_<metric> in base units, with HELP and TYPE
  *
  * The group's members have rows of their own in status_members.c.
- * A new figure = a field in status.h, a row here, a line in the table of README.md ("Operations"); `make check` names
+ * A new figure = a field in status.h, a row here, a line in config/METRICS.md; `make check` names
  * what is missing. INFO and JSON keep the field's own unit, which is in its name; metrics have seconds and bytes, as
  * Prometheus asks. */
 #include "proxy/status.h"

@@ -189,7 +189,7 @@ def units_of(source):
 
 
 class Accepted:
-    """accepted.txt: `file | modes | row of the README's table | name of the test`. A mode with `!`: it is not even run, since it would hang,
+    """accepted.txt: `file | modes | row of the table in proxy/DIFFERENCES.md | name of the test`. A mode with `!`: it is not even run, since it would hang,
     or leave its connection in a state that the tests behind it are not made for."""
 
     def __init__(self, path):

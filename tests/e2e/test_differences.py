@@ -1,4 +1,4 @@
-"""The README's table "Where Holdfast differs", PROXY COMMANDS and tests/compat/accepted.txt say the same."""
+"""The table of proxy/DIFFERENCES.md, PROXY COMMANDS and tests/compat/accepted.txt say the same."""
 import re
 
 from harness import TOP
@@ -6,7 +6,7 @@ from harness import TOP
 
 def table():
     """{what: (how, why, commands)}"""
-    text = (TOP / "README.md").read_text().split("\n## Where Holdfast differs\n")[1]
+    text = (TOP / "proxy" / "DIFFERENCES.md").read_text()
     text = text[text.index("\n| what |"):].strip().split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
     assert rows[0] == ["what", "how it differs", "why", "commands"] and len(rows) > 10

@@ -10,6 +10,7 @@ import pytest
 from harness import PATIENCE, binary, wait_until
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
+PAGES = ["README.md", "proxy/DIFFERENCES.md", *(str(p.relative_to(TOP)) for p in (TOP / "config").glob("*.md"))]
 
 
 def make(target, root):
@@ -24,7 +25,7 @@ def test_install_and_uninstall(tmp_path):
     there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     unit = "etc/systemd/system/holdfast.service"
     assert there == {"opt/hf/bin/holdfast", "opt/hf/share/holdfast/certs.sh", "opt/hf/share/holdfast/holdfast.conf",
-                     "opt/hf/share/doc/holdfast/README.md", "etc/holdfast/holdfast.conf", unit}
+                     "etc/holdfast/holdfast.conf", unit, *(f"opt/hf/share/doc/holdfast/{page}" for page in PAGES)}
     version = subprocess.run([str(tmp_path / "opt/hf/bin/holdfast"), "--version"], stdout=subprocess.PIPE, text=True, timeout=60)
     assert version.stdout.startswith("Holdfast ")
     text = (tmp_path / unit).read_text()

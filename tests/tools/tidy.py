@@ -177,15 +177,15 @@ def settings_documented():
 
 
 def metrics_documented():
-    """Each row of the status tables has a metric in README.md, and README.md names no other; each field of struct status has a row."""
+    """Each row of the status tables has a metric in config/METRICS.md, which names no other; each field of struct status has a row."""
     source, peers = read("proxy/status.c"), read("proxy/status_members.c")
     rows = re.findall(r'ROW\((\w+),\s+[A-Z]+,\s+(?:NULL|"\w+"),\s+(?:NULL|"(\w+)"),', source)
     metrics = {"holdfast_" + metric for _, metric in rows if metric} | {"holdfast_build_info", "holdfast_valkey_info"}
     metrics |= {"holdfast_" + metric for metric in re.findall(r'PEER\(\w+,\s+[A-Z]+,\s+"(\w+)",', peers)}
     found = [] if len(rows) > 10 else ["proxy/status.c: the table was not recognised"]
-    documented = set(re.findall(r"^\| `(holdfast_\w+)`", read("README.md"), re.M))
-    found += [f"README.md: no row for {name}" for name in sorted(metrics - documented)]
-    found += [f"README.md: unknown metric {name}" for name in sorted(documented - metrics)]
+    documented = set(re.findall(r"^\| `(holdfast_\w+)`", read("config/METRICS.md"), re.M))
+    found += [f"config/METRICS.md: no row for {name}" for name in sorted(metrics - documented)]
+    found += [f"config/METRICS.md: unknown metric {name}" for name in sorted(documented - metrics)]
     body = re.search(r"struct status \{(.*?)\n\};", without_comments(read("proxy/status.h")), re.S).group(1)
     fields = set(re.findall(r"(\w+)(?:\[\w+\])?\s*[,;]", body)) - {"members", "member_count"}  # status_members.c
     found += [f"proxy/status.c: no row for {field}" for field in sorted(fields - set(dict(rows)))]
