@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from harness import Disk, Rig  # noqa: E402
+from harness import Disk, Rig, set_mode  # noqa: E402
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 
@@ -56,3 +56,36 @@ def rig(request, disk_library):
     else:
         shutil.rmtree(place, ignore_errors=True)
     assert not trouble, "\n".join(trouble)
+
+
+# What most files about one node share. A file that needs it otherwise has a fixture of its own by the same name.
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, disk_library, request):
+    """(Valkey, Holdfast), for all tests of a file."""
+    r = Rig(tmp_path_factory.mktemp(request.module.__name__))
+    yield r.pair(durability="sync")
+    trouble = r.trouble()
+    r.close()
+    assert not trouble, "\n".join(trouble)
+
+
+@pytest.fixture(params=["sync", "async"])
+def mode(request, pair):
+    set_mode(pair[1], request.param)
+    return request.param
+
+
+@pytest.fixture
+def connect(pair):
+    """Connections to the Holdfast of `pair`, as a user whose password is pw if one is named."""
+    made = []
+
+    def new(user=None, **options):
+        made.append(pair[1].client(**options))
+        if user:
+            assert made[-1]("AUTH", user, "pw") == b"OK"
+        return made[-1]
+    yield new
+    for c in made:
+        c.close()

@@ -46,6 +46,13 @@ def wait_until(condition, seconds, what, every=0.01):
         time.sleep(every)
 
 
+def set_mode(holdfast, mode):
+    """The server-wide mode, in force for new connections."""
+    with holdfast.client() as c:
+        assert c("CONFIG", "SET", "durability", mode) == b"OK"
+        wait_until(lambda: c("CLIENT", "DURABILITY", "GET") == mode.encode(), 5, "the mode")
+
+
 _given_ports = {}
 
 

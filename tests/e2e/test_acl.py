@@ -1,39 +1,14 @@
 """Users as Valkey defines them: rights are Valkey's to judge, also for what Holdfast answers itself, and change at once."""
 import pytest
 
-from harness import Rig, eventually, is_error, wait_until
+from harness import eventually, is_error, wait_until
 from resp import Closed, RespError, encode
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory, disk_library):
-    rig = Rig(tmp_path_factory.mktemp("acl"))
-    yield rig.pair(durability="sync")
-    trouble = rig.trouble()
-    rig.close()
-    assert not trouble, "\n".join(trouble)
-
-
-@pytest.fixture(params=["sync", "async"])
-def mode(request, pair):
-    with pair[1].client() as c:
-        assert c("CONFIG", "SET", "durability", request.param) == b"OK"
-        wait_until(lambda: c("CLIENT", "DURABILITY", "GET") == request.param.encode(), 5, "the mode")
-    yield request.param
-
-
-@pytest.fixture
-def connect(pair):
-    made = []
-
-    def new(user=None, **options):
-        made.append(pair[1].client(**options))
-        if user:
-            assert made[-1]("AUTH", user, "pw") == b"OK"
-        return made[-1]
-    yield new
-    for c in made:
-        c.close()
+@pytest.fixture(autouse=True)
+def no_users_left(pair):
+    """Torn down after `connect`: nobody is logged in any more."""
+    yield
     with pair[1].client() as c:
         names = [n for n in c("ACL", "USERS") if n != b"default"]
         if names:

@@ -3,37 +3,13 @@ import time
 
 import pytest
 
-from harness import Rig, is_error, wait_until
+from harness import is_error, wait_until
 from resp import Closed, PushReply, encode
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory, disk_library):
-    rig = Rig(tmp_path_factory.mktemp("connections"))
-    yield rig.pair(durability="sync")
-    trouble = rig.trouble()
-    rig.close()
-    assert not trouble, "\n".join(trouble)
-
-
-@pytest.fixture(params=["sync", "async"])
-def mode(request, pair):
-    with pair[1].client() as c:
-        assert c("CONFIG", "SET", "durability", request.param) == b"OK"
-        wait_until(lambda: c("CLIENT", "DURABILITY", "GET") == request.param.encode(), 5, "the mode")
-    yield request.param
-
-
-@pytest.fixture
-def connect(pair):
-    made = []
-
-    def new(**options):
-        made.append(pair[1].client(**options))
-        return made[-1]
-    yield new
-    for c in made:
-        c.close()
+@pytest.fixture(autouse=True)
+def no_pause_left(pair):
+    yield
     with pair[1].client() as c:
         c("CLIENT", "UNPAUSE")
 

@@ -5,39 +5,16 @@ import time
 
 import pytest
 
-from harness import Rig, is_error, wait_until
+from harness import is_error, set_mode, wait_until
 from resp import Client, Closed, RespError, encode
 
 SUBSCRIBED = "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory, disk_library):
-    rig = Rig(tmp_path_factory.mktemp("sessions"))
-    yield rig.pair(durability="sync")
-    trouble = rig.trouble()
-    rig.close()
-    assert not trouble, "\n".join(trouble)
-
-
 @pytest.fixture(params=["sync", "async", "off"])
 def mode(request, pair):
-    with pair[1].client() as c:
-        assert c("CONFIG", "SET", "durability", request.param) == b"OK"
-        wait_until(lambda: c("CLIENT", "DURABILITY", "GET") == request.param.encode(), 5, "the mode")
-    yield request.param
-
-
-@pytest.fixture
-def connect(pair):
-    made = []
-
-    def new(**options):
-        made.append(pair[1].client(**options))
-        return made[-1]
-    yield new
-    for c in made:
-        c.close()
+    set_mode(pair[1], request.param)
+    return request.param
 
 
 # ---- order ----

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import Rig, eventually, is_error, wait_until
+from harness import Rig, eventually, is_error, set_mode, wait_until
 from resp import Closed, RespError
 
 PREPARE = [("FLUSHALL",), ("SET", "n", 5), ("SET", "s", "text"), ("RPUSH", "l", "a", "b", "c"), ("SADD", "set", "x"), ("HSET", "h", "f", 1),
@@ -76,10 +76,8 @@ def servers(tmp_path_factory, disk_library):
 
 @pytest.fixture(params=["sync", "async"])
 def mode(request, servers):
-    with servers[2].client() as c:
-        assert c("CONFIG", "SET", "durability", request.param) == b"OK"
-        wait_until(lambda: c("CLIENT", "DURABILITY", "GET") == request.param.encode(), 5, "the mode")
-    yield request.param
+    set_mode(servers[2], request.param)
+    return request.param
 
 
 def contents(client):
