@@ -102,6 +102,26 @@ void config_get(const struct config *c, const char *pattern,
     }
 }
 
+void config_differences(const struct config *before, const struct config *after,
+                        void (*each)(void *arg, const char *name, const char *before, const char *after), void *arg)
+{
+    char was[SETTING_VALUE_MAX] = "", is[SETTING_VALUE_MAX] = "";
+
+    for (size_t i = 0; setting_at(i) != NULL; i++) {
+        const struct setting *s = setting_at(i);
+
+        if (setting_equal(s, before, after))
+            continue;
+        if (s->flags & SETTING_SENSITIVE) {
+            each(arg, s->name, "", "");
+            continue;
+        }
+        setting_show(s, before, was, sizeof was);
+        setting_show(s, after, is, sizeof is);
+        each(arg, s->name, was, is);
+    }
+}
+
 bool config_reload(struct config *c, struct buf *notes)
 {
     struct config fresh;

@@ -138,6 +138,9 @@ bool config_known(const char *name);
  * value. */
 void config_get(const struct config *c, const char *pattern,
                 void (*each)(void *arg, const char *name, const char *value), void *arg);
+/* Calls each() for the settings that differ between the two; sensitive ones show empty values. */
+void config_differences(const struct config *before, const struct config *after,
+                        void (*each)(void *arg, const char *name, const char *before, const char *after), void *arg);
 /* SIGHUP: loads file and options again (kept from config_load) and takes over what can change at run time; names what
  * cannot in *notes. */
 bool config_reload(struct config *c, struct buf *notes);

@@ -35,8 +35,9 @@ static void fatal(const struct reading *r, const char *file, int line, const cha
     else
         buf_printf(r->err, "Reading the command line\n");
     /* A secret is not repeated in a message that ends up in a journal. */
-    buf_printf(r->err, ">>> '%s'\n%s\n", strcasestr(text, "pass") != NULL ? "(a line with a password)" : text,
-               why);
+    buf_printf(
+        r->err, ">>> '%s'\n%s\n",
+        strcasestr(text, "pass") != NULL || strcasestr(text, "token") != NULL ? "(a line with a secret)" : text, why);
 }
 
 static bool read_file(struct reading *r, const char *path, char *why, size_t why_size, bool *told);

@@ -30,8 +30,6 @@ static void transfer_end(struct log *l, bool ok, const char *why)
     struct transfer t = l->transfer;
 
     l->transfer = (struct transfer){0};
-    diag_log(l->diag, ok ? DIAG_NOTICE : DIAG_WARNING, "Leadership %s%s%s", ok ? "handed over" : "not handed over",
-             why[0] ? ": " : "", why);
     if (t.done != NULL)
         t.done(t.arg, ok, why);
 }
@@ -110,7 +108,8 @@ static void yield_tick(struct log *l)
     target = best(l, "", true);
     if (target == 0 || consensus_transfer(l->raft, target) != CONSENSUS_OK)
         return;
-    diag_log(l->diag, DIAG_WARNING, "This node was elected, but cannot write its log: another one is to lead");
+    diag_log(l->diag, diag_limited(&l->yields, now, 1, DIAG_WARNING),
+             "This node was elected, but cannot write its log: another one is to lead");
 }
 
 bool log_may_transfer(struct log *l, const char *name, const char **why)

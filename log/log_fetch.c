@@ -8,8 +8,7 @@
  *   DIALLING ─▶ ASKED ─▶ FILE (GET/DATA, one piece under way) ─▶ ENTRIES ─▶ CHECKING ─▶ ENDING
  *
  * A transfer that breaks goes on where it stopped, also after a restart (snapshot.h); it is begun again by
- * fetch_tick() as long as its reason lasts. Nothing of our log or newest snapshot changes before everything is here
- * and has been checked: the file by its hash, the entries by their chain. */
+ * fetch_tick() as long as its reason lasts. Nothing of ours changes before everything is here and checked. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,7 +92,7 @@ static void stop(struct fetch *f, const char *why)
     if (f->state == FETCH_IDLE || f->state >= FETCH_CHECKING)
         return; /* a callback is due */
     if (why != NULL)
-        diag_log(f->log->diag, DIAG_WARNING, "Fetching a snapshot: %s", why);
+        diag_log(f->log->diag, fetch_level(&f->log->fetching, DIAG_WARNING), "Fetching a snapshot: %s", why);
     drop_connection(f);
     drop_records(f);
     if (f->receiver != NULL)
@@ -150,7 +149,8 @@ static void on_have(struct fetch *f, struct cursor *c)
         stop(f, why);
         return;
     }
-    diag_log(f->log->diag, DIAG_NOTICE, "Fetching the snapshot of entry %llu: %llu bytes, %llu of them are here",
+    diag_log(f->log->diag, fetch_level(&f->log->fetching, DIAG_NOTICE),
+             "Fetching the snapshot of entry %llu: %llu bytes, %llu of them are here",
              (unsigned long long)snapshot_receive_mark(f->receiver)->index,
              (unsigned long long)snapshot_receive_mark(f->receiver)->rdb_bytes, (unsigned long long)f->offset);
     f->state = FETCH_FILE;
@@ -328,7 +328,7 @@ static void on_checked(void *arg, bool ok, struct store_snapshot record, const c
     struct fetch *f = arg;
 
     if (!ok) {
-        diag_log(f->log->diag, DIAG_WARNING, "Fetching a snapshot: %s", why);
+        diag_log(f->log->diag, fetch_level(&f->log->fetching, DIAG_WARNING), "Fetching a snapshot: %s", why);
         snapshot_receive_end(f->receiver, false);
         ended(f);
         f->again_ms = clock_mono_ms() + RETRY_MS;

@@ -245,12 +245,29 @@ static void on_role(void *arg, enum consensus_role role, uint64_t term, uint64_t
     l->raft_leader = leader;
 }
 
+/* On each node, once for each set: also when a change that was not committed is taken back. */
+static void say_members(struct log *l, const struct members *m)
+{
+    char text[sizeof l->members_said];
+    size_t n = 0;
+
+    text[0] = '\0';
+    for (size_t i = 0; i < m->count && n < sizeof text; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s%s%s", i > 0 ? ", " : "", m->at[i].name,
+                              m->at[i].role == MEMBER_VOTER ? "" : " (standby)",
+                              m->at[i].log_only ? " (log-only)" : "");
+    if (l->alone || strcmp(text, l->members_said) == 0)
+        return;
+    (void)snprintf(l->members_said, sizeof l->members_said, "%s", text);
+    diag_log(l->diag, DIAG_NOTICE, "Members of the group, as the log says: %s", text);
+}
+
 static void on_members(void *arg, const struct members *m, bool committed)
 {
     struct log *l = arg;
 
-    (void)m;
     (void)committed;
+    say_members(l, m);
     l->members_changed = true;
 }
 

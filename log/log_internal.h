@@ -12,6 +12,7 @@
 #ifndef HF_LOG_INTERNAL_H
 #define HF_LOG_INTERNAL_H
 
+#include "log/base/clock.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
 #include "log/consensus.h"
@@ -166,6 +167,7 @@ struct log {
     enum log_role role;
     char leader[MEMBER_NAME_BYTES_MAX]; /* as told */
     bool members_changed;
+    char members_said[MEMBERS_MAX * (MEMBER_NAME_BYTES_MAX + 16)];
     uint64_t clock_heard_ms;  /* the newest wall clock that a leader has told us, or the end of our log has */
     uint64_t clock_logged_ms; /* monotonic: when ours went into the log */
 
@@ -185,12 +187,21 @@ struct log {
 
     struct transfer transfer;
     uint64_t yield_again_ms;
+    struct diag_limit yields, fetches, fetching; /* as they are told */
     struct change *change;
     struct fetch *fetch;
     struct serving *servings;
     uint64_t serve_from; /* somebody is being sent entries from here on: not to be truncated; 0 = nobody is */
     struct install install;
 };
+
+/* The level of a line that comes again with every attempt (twice a second) to fetch a snapshot, or to have one sent.
+ */
+enum { FETCHES_TOLD_MAX = 4 };
+static inline enum diag_level fetch_level(struct diag_limit *told, enum diag_level level)
+{
+    return diag_limited(told, clock_mono_ms(), FETCHES_TOLD_MAX, level);
+}
 
 /* ---- log.c ---- */
 void log_fail(struct log *l, const char *why);

@@ -255,7 +255,7 @@ void fetch_serve(struct log *l, struct stream *s, const struct peer_hello *h)
     v = must_calloc(1, sizeof *v);
     *v = (struct serving){.log = l, .stream = s, .next = l->servings, .active_ms = clock_mono_ms()};
     l->servings = v;
-    diag_log(l->diag, DIAG_NOTICE, "Node %s fetches a snapshot", h->member.name);
+    diag_log(l->diag, fetch_level(&l->fetches, DIAG_NOTICE), "Node %s fetches a snapshot", h->member.name);
     stream_hand_over(s, &callbacks, v);
 }
 

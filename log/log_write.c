@@ -40,7 +40,6 @@ void log_fail(struct log *l, const char *why)
     set_writing(l, WRITE_FAILED);
     loop_timer_stop(l->idle_timer);
     loop_timer_stop(l->retry_timer);
-    diag_log(l->diag, DIAG_WARNING, "log failed: %s", why);
     l->events->failed(l->arg, why);
 }
 
@@ -50,9 +49,9 @@ static void tell_stalled(struct log *l, bool stalled, const char *why)
         return;
     l->told_stalled = stalled;
     if (stalled)
-        diag_log(l->diag, DIAG_WARNING, "log stalled, retrying every %d ms: %s", LOG_RETRY_MS, why);
+        diag_log(l->diag, DIAG_WARNING, "The log cannot grow, tried again every %d ms: %s", LOG_RETRY_MS, why);
     else
-        diag_log(l->diag, DIAG_NOTICE, "log has room again");
+        diag_log(l->diag, DIAG_NOTICE, "The log has room again");
     if (l->events->stalled != NULL)
         l->events->stalled(l->arg, stalled, why);
 }

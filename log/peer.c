@@ -9,6 +9,8 @@
 #include "log/base/hash.h"
 #include "log/peer_internal.h"
 
+const char peers_unwanted[] = "not wanted any more";
+
 /* ---- shared ---- */
 
 /* At most PEER_COMPLAINTS_MAX different lines in PEER_REPEAT_MS: strangers cannot fill the log. */
@@ -141,7 +143,7 @@ void peers_set(struct peers *p, const struct members *m)
         if (!is_self(p, &m->at[i]) && !has_link(p, &m->at[i]) && p->link_count < MEMBERS_MAX)
             p->links[p->link_count++] = link_new(p, &m->at[i]);
     for (size_t i = 0; i < gone_count; i++)
-        p->events->link(p->arg, gone[i], false, "not wanted any more");
+        p->events->link(p->arg, gone[i], false, peers_unwanted);
 }
 
 void peers_hurry(struct peers *p, const char *name)

@@ -83,6 +83,7 @@ struct peers_events {
     void (*link)(void *arg, uint64_t id, bool up, const char *why);            /* ours to that member */
     void (*accepted)(void *arg, struct stream *s, const struct peer_hello *h); /* FETCH, RELAY: the receiver's now */
 };
+extern const char peers_unwanted[]; /* `why` of a link that we have ended ourselves: nothing is wrong */
 
 /* NULL with a reason (cannot listen, ...). */
 struct peers *peers_new(struct loop *l, const struct diag *d, const struct peers_settings *s,

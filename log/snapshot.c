@@ -105,7 +105,7 @@ static uint64_t remove_others(const struct snapshots *s, uint64_t keep, bool all
         if (serial > highest)
             highest = serial;
         if (serial != 0 && old && unlinkat(dirfd(d), e->d_name, 0) != 0)
-            diag_log(s->diag, DIAG_WARNING, "cannot remove snapshot file %s: %s", e->d_name, strerror(errno));
+            diag_log(s->diag, DIAG_WARNING, "Cannot remove snapshot file %s: %s", e->d_name, strerror(errno));
     }
     if (d != NULL)
         (void)closedir(d);

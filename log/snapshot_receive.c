@@ -237,8 +237,6 @@ static void check_done(struct writer_job *j)
     struct snapshot_receiver *r = (struct snapshot_receiver *)j;
 
     set_stage(r, r->result == STORE_OK ? PLACED : FAILED);
-    if (r->result != STORE_OK)
-        diag_log(r->owner->diag, DIAG_WARNING, "%s", r->why);
     r->checked(r->arg, r->result == STORE_OK, r->record, r->why);
 }
 
@@ -318,7 +316,7 @@ static void record_done(struct writer_job *j)
         return;
     }
     set_stage(r, FAILED);
-    diag_log(r->owner->diag, DIAG_WARNING, "received snapshot dropped: %s", r->why);
+    diag_log(r->owner->diag, DIAG_WARNING, "Received snapshot dropped: %s", r->why);
     if (r->result == STORE_BROKEN)
         r->owner->broken(r->owner->arg, r->why);
     else

@@ -189,7 +189,7 @@ static void finished(struct writer_job *j)
         writer_submit(s->writer, &w->job, WRITER_BACKGROUND);
         return;
     }
-    diag_log(s->diag, DIAG_WARNING, "snapshot dropped: %s", w->why);
+    diag_log(s->diag, DIAG_WARNING, "Snapshot dropped: %s", w->why);
     if (w->result == STORE_BROKEN)
         s->broken(s->arg, w->why);
     end(w, false, w->result == STORE_FULL);

@@ -288,8 +288,8 @@ static void on_handed_over(void *arg, bool ok, const char *why)
 {
     struct core *c = arg;
 
-    if (!ok)
-        diag_log(c->diag, DIAG_WARNING, "Nobody takes over: %s", why);
+    (void)ok;
+    (void)why;
     stop_node(c);
 }
 
@@ -371,9 +371,8 @@ static void on_stalled(void *arg, bool stalled, const char *why)
     struct core *c = arg;
 
     (void)snprintf(c->stalled_why, sizeof c->stalled_why, "%s", stalled ? why : "");
-    diag_log(c->diag, DIAG_WARNING, stalled ? "The log cannot grow: %s" : "The log has room again%s", c->stalled_why);
     if (stalled && c->leads)
-        node_snapshot(c->node);
+        node_snapshot(c->node, "the log cannot grow");
 }
 
 static void on_log_failed(void *arg, const char *why)

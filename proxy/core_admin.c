@@ -126,7 +126,7 @@ void core_snapshot(struct core *c, core_done *done, void *arg)
     struct core_request *r;
 
     if (!c->witness)
-        node_snapshot(c->node);
+        node_snapshot(c->node, "asked for at the admin port");
     if (c->witness || !node_figures(c->node)->snapshot_running) {
         done(arg, false, c->witness ? "this node has no Valkey" : "Valkey's state is not proven at present");
         return;

@@ -11,7 +11,9 @@
 
 enum {
     PENDING_LOG_SHARE = 8, /* what waits to be committed takes at most this part of log-size-max */
-    ROOM_LOG_SHARE = 4     /* writes are refused when less than this part of it is left */
+    ROOM_LOG_SHARE = 4,    /* writes are refused when less than this part of it is left */
+    BEHIND_MS = 1000,      /* the oldest write that is not durable, to be told; half of durability-lag-max at most */
+    BEHIND_END_SHARE = 4
 };
 
 /* A batch is one entry of the log and must fit. */
@@ -67,6 +69,64 @@ static const char *refusal_text(const struct core *c, enum gate_refusal why)
     return c->stalled_why;
 }
 
+/* One line when writes are refused, or for another reason than before, and one when that is over. */
+static void say_refusal(struct core *c, enum gate_refusal want, uint64_t lag_us, uint64_t pending)
+{
+    uint64_t now = loop_now_ms(c->loop);
+
+    if (want == WRITES_REFUSED_NO_QUORUM || (want == WRITES_ACCEPTED && !c->refusal_said))
+        return; /* the log has said that this node leads no longer, and says when one does */
+    if (!c->refusal_said)
+        c->refusing_since_ms = now;
+    c->refusal_said = want != WRITES_ACCEPTED;
+    if (want != WRITES_ACCEPTED)
+        diag_log(c->diag, DIAG_WARNING, "Writes are refused: %s (lag %llu ms, %llu bytes not yet durable)",
+                 refusal_text(c, want), (unsigned long long)(lag_us / 1000), (unsigned long long)pending);
+    else if (!c->leads)
+        diag_log(c->diag, DIAG_NOTICE, "Writes are another node's to accept: this one leads no longer");
+    else
+        diag_log(c->diag, DIAG_NOTICE,
+                 "Writes are accepted again: the log has caught up (they were refused for %llu ms)",
+                 (unsigned long long)(now - c->refusing_since_ms));
+}
+
+static const char *behind_cause(const struct core *c, uint64_t disk_ms_max)
+{
+    if (log_stalled(c->log))
+        return c->stalled_why;
+    if (log_disk_ms(c->log) > disk_ms_max)
+        return "our disk does not answer";
+    if (!log_alone(c->log) && log_pending_bytes(c->log) > 0)
+        return "a majority of the members has not confirmed it";
+    return "Valkey or this process is slow";
+}
+
+/* Before anything is refused: that what is written does not become durable, and what it waits for. */
+static void say_behind(struct core *c, uint64_t lag_us)
+{
+    uint64_t max_us = (uint64_t)c->config->durability_lag_max_ms * 1000u, begin_us = BEHIND_MS * 1000u;
+    enum diag_level level;
+
+    if (begin_us > max_us / 2)
+        begin_us = max_us / 2;
+    if (!c->behind && lag_us >= begin_us) {
+        c->behind = true;
+        c->behind_since_ms = loop_now_ms(c->loop) - lag_us / 1000;
+        c->behind_level = diag_limited(&c->behind_said, loop_now_ms(c->loop), 1, DIAG_WARNING);
+        diag_log(
+            c->diag, c->behind_level,
+            "The log falls behind: the oldest write has not been durable for %llu ms, %s (durability-lag-max %d ms)",
+            (unsigned long long)(lag_us / 1000), behind_cause(c, begin_us / 2000), c->config->durability_lag_max_ms);
+    } else if (c->behind && lag_us < begin_us / BEHIND_END_SHARE) {
+        level = c->behind_level == DIAG_WARNING ? DIAG_NOTICE : c->behind_level;
+        c->behind = false;
+        diag_log(c->diag, level,
+                 c->leads ? "The log keeps up again, after %llu ms"
+                          : "What was not durable is not this node's any more, after %llu ms",
+                 (unsigned long long)(loop_now_ms(c->loop) - c->behind_since_ms));
+    }
+}
+
 void core_refusal(struct core *c)
 {
     uint64_t oldest = seq_oldest_us(c->seq), now = loop_now_us(c->loop);
@@ -74,13 +134,10 @@ void core_refusal(struct core *c)
     uint64_t pending = log_pending_bytes(c->log);
     enum gate_refusal want = refusal_now(c, lag_us, pending);
 
+    say_behind(c, lag_us);
     if (want == c->refusal)
         return;
-    if (want == WRITES_ACCEPTED)
-        diag_log(c->diag, DIAG_NOTICE, "The log has caught up, writes are accepted again");
-    else
-        diag_log(c->diag, DIAG_WARNING, "Writes are refused: %s (lag %llu ms, %llu bytes not yet durable)",
-                 refusal_text(c, want), (unsigned long long)(lag_us / 1000), (unsigned long long)pending);
+    say_refusal(c, want, lag_us, pending);
     c->refusal = want;
     atomic_store(&c->set.gate->refusal, (int)want);
 }

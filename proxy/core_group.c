@@ -257,8 +257,6 @@ static void on_follow(void *arg, const char *leader)
     }
     if (!proving)
         follow_now(c);
-    if (c->hand_over.phase == HAND_MOVING)
-        diag_log(c->diag, DIAG_NOTICE, "Node %s has taken over", leader);
 }
 
 static void on_relayed(void *arg, struct stream *s, const char *from, const void *extra, size_t n)
@@ -304,10 +302,12 @@ static void on_away(void *arg, bool ok, const char *why)
 {
     struct core *c = arg;
 
-    (void)why;
     c->going = false;
-    if (!ok)
-        c->away_again_ms = loop_now_ms(c->loop) + AWAY_MS;
+    if (ok)
+        return;
+    c->away_again_ms = loop_now_ms(c->loop) + AWAY_MS;
+    diag_log(c->diag, c->away_level == DIAG_NOTICE ? DIAG_WARNING : c->away_level,
+             "Leadership stays here all the same: %s", why);
 }
 
 static void go_away(struct core *c, const char *to, const char *why)
@@ -315,7 +315,8 @@ static void go_away(struct core *c, const char *to, const char *why)
     if (c->going || loop_now_ms(c->loop) < c->away_again_ms)
         return;
     c->going = true;
-    diag_log(c->diag, DIAG_NOTICE, "Leadership should be elsewhere: %s", why);
+    c->away_level = diag_limited(&c->away_said, loop_now_ms(c->loop), 1, DIAG_NOTICE); /* tried again and again */
+    diag_log(c->diag, c->away_level, "Leadership should be elsewhere: %s", why);
     log_transfer(c->log, to, AWAY_MS, on_away, c);
 }
 

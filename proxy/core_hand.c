@@ -20,6 +20,10 @@ static void hand_end(struct core *c, bool ok, const char *why)
     c->hand_over = (struct hand_over){0};
     if (!ok && c->leads)
         core_set_part(c, PART_LEADS);
+    if (ok)
+        diag_log(c->diag, DIAG_NOTICE, "Leadership is handed over");
+    else
+        diag_log(c->diag, DIAG_WARNING, "Leadership is not handed over: %s", why);
     if (h.done != NULL)
         h.done(h.arg, ok, why);
 }

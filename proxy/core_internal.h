@@ -60,7 +60,14 @@ struct core {
     uint64_t reads_until_boot_ms; /* what the gate says */
 
     char stalled_why[128];
+    struct diag_limit away_said;
+    enum diag_level away_level; /* of going away this time */
     enum gate_refusal refusal;
+    uint64_t refusing_since_ms, behind_since_ms;
+    bool refusal_said;
+    bool behind; /* the log is, and it was said, at this level */
+    enum diag_level behind_level;
+    struct diag_limit behind_said;
     uint64_t writes_sync, writes_captured, writes_async, writes_uncertain;
     struct histogram commit_us, forward_us, release_us;
 

@@ -108,7 +108,9 @@ static void on_closed(void *arg, const char *why)
     bool was_open = c->lane_state == LANE_OPEN;
     uint64_t id = backend_client_id(c->lane);
 
-    diag_log(c->diag, was_open ? DIAG_WARNING : DIAG_VERBOSE, "Writer lane: %s", why);
+    /* In a hand-over it is we who close it. */
+    diag_log(c->diag, was_open && c->hand_over.phase == HAND_NONE ? DIAG_WARNING : DIAG_VERBOSE, "Writer lane: %s",
+             why);
     lane_close(c);
     if (was_open) {
         core_facts(c);

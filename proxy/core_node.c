@@ -56,7 +56,7 @@ static void on_attached(void *arg, struct valkey_identity *identity, const struc
     core_facts(c);
     seq_attach(c->seq, facts, bridged);
     core_decisions(c);
-    diag_log(c->diag, DIAG_NOTICE, "Attached to Valkey's stream at offset %" PRIu64 "%s, %zu intents to settle",
+    diag_log(c->diag, DIAG_VERBOSE, "Attached to Valkey's stream at offset %" PRIu64 "%s, %zu intents to settle",
              facts->offset, bridged ? " (bridged)" : "", bridged ? facts->pending_count : 0);
 }
 
@@ -66,7 +66,7 @@ static void on_detached(void *arg, const char *why)
 
     if (!c->attached)
         return;
-    diag_log(c->diag, DIAG_WARNING, "Detached from Valkey: %s", why);
+    diag_log(c->diag, DIAG_VERBOSE, "Detached from Valkey: %s", why);
     c->attached = c->lane_wanted = c->worker_open = false;
     core_users_gone(c);
     c->detached_ms = loop_now_ms(c->loop);

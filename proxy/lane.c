@@ -99,7 +99,11 @@ static void on_closed(void *arg, const char *why)
     struct worker *w = l->lanes->worker;
     struct backend *b = l->backend;
 
-    diag_log(w->diag, l->state == LANE_OPEN ? DIAG_NOTICE : DIAG_VERBOSE, "Lane %s: %s", l->name, why);
+    diag_log(w->diag,
+             l->state == LANE_OPEN && atomic_load(&w->set.gate->part) != PART_HANDS_OVER
+                 ? diag_limited(&w->lanes_lost, loop_now_ms(w->loop), 1, DIAG_NOTICE)
+                 : DIAG_VERBOSE, /* when Valkey goes, all of them do */
+             "Lane %s: %s", l->name, why);
     l->state = LANE_CLOSED;
     l->backend = NULL;
     settle(l, b, false);

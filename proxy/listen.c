@@ -129,7 +129,8 @@ static void on_connection(evutil_socket_t fd, short what, void *arg)
         }
         client = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (client < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
-            diag_log(w->diag, DIAG_WARNING, "Accepting client connection: %s", strerror(errno));
+            diag_log(w->diag, diag_limited(&w->accepts_failed, loop_now_ms(w->loop), 1, DIAG_WARNING),
+                     "Accepting client connection: %s", strerror(errno));
             pause_a_moment(e->listen);
         }
         if (client < 0)

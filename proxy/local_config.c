@@ -191,17 +191,23 @@ static bool is_mode(const char *name)
     return strcasecmp(name, "durability") == 0;
 }
 
+static void say_change(void *arg, const char *name, const char *before, const char *after)
+{
+    const struct worker *w = arg;
+
+    diag_log(w->diag, DIAG_NOTICE, "CONFIG SET %s: \"%s\" -> \"%s\"", name, before, after);
+}
+
 /* ours: name NUL value NUL ... The mode among them is left for the core: *mode, if it is there. */
 static bool apply(struct worker *w, const struct buf *ours, enum durability *mode)
 {
     const char *at = buf_head(ours), *value;
-    struct config *trial = must_calloc(1, sizeof *trial);
+    struct config *trial = must_calloc(1, sizeof *trial), *before = must_calloc(1, sizeof *before);
     size_t left = ours->len, n;
     bool has_mode = false, certificates = false;
     char why[256];
 
-    *trial = *w->config;
-
+    *before = *trial = *w->config;
     while (left > 0) {
         value = at + strlen(at) + 1;
         n = strlen(at) + strlen(value) + 2;
@@ -213,6 +219,8 @@ static bool apply(struct worker *w, const struct buf *ours, enum durability *mod
         at += n;
     }
     *mode = trial->durability;
+    config_differences(before, w->config, say_change, w);
+    free(before);
     free(trial);
     if (certificates && w->set.certs != NULL)
         certs_reload(w->set.certs, w->config);

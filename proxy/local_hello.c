@@ -264,8 +264,7 @@ enum dispatch local_quit(struct session *s, const struct argv *a)
 enum dispatch local_close(struct session *s, const struct argv *a)
 {
     (void)a;
-    diag_log(s->worker->diag, DIAG_WARNING,
-             "Possible SECURITY ATTACK detected: POST or Host: on the client port. Connection closed");
+    worker_saw_http(s->worker);
     s->doom = "HTTP on the client port";
     session_kick(s);
     return DISPATCHED;

@@ -135,29 +135,45 @@ static void leave(struct holdfast *h, int number)
     worker_drain(h->worker, (uint64_t)h->config.shutdown_timeout_s * 1000u, on_worker_drained, h);
 }
 
-static void on_signal(evutil_socket_t number, short what, void *arg)
+static void say_change(void *arg, const char *name, const char *before, const char *after)
 {
-    struct holdfast *h = arg;
-    struct buf notes = {0};
-    enum durability durability;
+    const struct holdfast *h = arg;
 
-    (void)what;
-    if (number != SIGHUP) {
-        leave(h, (int)number);
-        return;
-    }
+    diag_log(&h->diag, DIAG_NOTICE, "SIGHUP: %s: \"%s\" -> \"%s\"", name, before, after);
+}
+
+static void reload(struct holdfast *h)
+{
+    struct config *before = must_calloc(1, sizeof *before);
+    struct buf notes = {0};
+    char *line, *save = NULL;
+
     diag_log(&h->diag, DIAG_NOTICE, "Received SIGHUP, loading the settings again");
-    durability = h->config.durability;
+    *before = h->config;
     if (config_reload(&h->config, &notes)) {
         if (h->config.member_count >
             0) /* a group's mode is what CONFIG SET made it: one node's file does not change it */
-            h->config.durability = durability;
+            h->config.durability = before->durability;
+        config_differences(before, &h->config, say_change, h);
         core_reconfigure(h->core);
         worker_reconfigure(h->worker);
     }
-    if (notes.len > 0)
-        diag_log(&h->diag, DIAG_WARNING, "%.*s", (int)notes.len, buf_head(&notes));
+    free(before);
+    buf_append(&notes, "", 1);
+    for (line = strtok_r(buf_head(&notes), "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save))
+        diag_log(&h->diag, DIAG_WARNING, "%s", line);
     buf_free(&notes);
+}
+
+static void on_signal(evutil_socket_t number, short what, void *arg)
+{
+    struct holdfast *h = arg;
+
+    (void)what;
+    if (number == SIGHUP)
+        reload(h);
+    else
+        leave(h, (int)number);
 }
 
 static void raise_file_limit(struct holdfast *h)

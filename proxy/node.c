@@ -59,8 +59,10 @@ void node_set_state(struct node *n, enum node_state to, const char *why)
 
     CHECK(n->state != NODE_STOPPED && ((allowed[n->state] | down) & TO(to)) != 0);
     if (n->state != to)
-        diag_log(n->diag, DIAG_NOTICE, "Valkey at %s: %s -> %s: %s", node_address(n), node_state_name(n->state),
-                 node_state_name(to), why);
+        diag_log(n->diag,
+                 diag_limited(&n->states_said, loop_now_ms(n->loop), NODE_STATES_SAID_MAX,
+                              n->failing ? DIAG_WARNING : DIAG_NOTICE),
+                 "Valkey at %s: %s -> %s: %s", node_address(n), node_state_name(n->state), node_state_name(to), why);
     n->state = to;
 #undef TO
 }
@@ -108,7 +110,7 @@ void node_try_again(struct node *n, uint64_t after_ms)
 }
 
 /* The same complaint is not repeated with every attempt. */
-static void complain(struct node *n, const char *why)
+void node_complain(struct node *n, const char *why)
 {
     uint64_t now = loop_now_ms(n->loop);
 
@@ -129,8 +131,11 @@ void node_fail(struct node *n, const char *format, ...)
     va_start(args, format);
     (void)vsnprintf(why, sizeof why, format, args);
     va_end(args);
-    complain(n, why);
+    if (n->state == NODE_CONNECTING)
+        node_complain(n, why); /* else the change of state says it */
+    n->failing = true;
     go_down(n, NODE_CONNECTING, why);
+    n->failing = false;
     loop_timer_once(n->retry, n->pause_ms);
     n->pause_ms = n->pause_ms * 2 < NODE_RETRY_MS_MAX ? n->pause_ms * 2 : NODE_RETRY_MS_MAX;
 }

@@ -107,7 +107,7 @@ void node_reload_commands(struct node *n);
  * *index, which is brought up to date. */
 bool node_users(struct node *n, uint64_t *index, struct buf *out);
 /* Starts one now if none runs; started by itself by snapshot-log-bytes, and when the log is full. */
-void node_snapshot(struct node *n);
+void node_snapshot(struct node *n, const char *why);
 /* Whether a leader's node takes snapshots by itself, as the log grows (true at first). A follower's does in any case.
  */
 void node_snapshots(struct node *n, bool by_itself);

@@ -193,7 +193,9 @@ static void on_checked(void *arg, const char *reply, size_t size)
     on_looked(arg, reply, size);
     if (reply[0] != '$' || !caught_up(n))
         return;
-    node_set_state(n, NODE_FED, "it has caught up with the log");
+    node_set_state(n, NODE_FED,
+                   n->follow.partial ? "it has caught up with the log, by partial sync"
+                                     : "it has caught up with the log, by full sync");
     n->pause_ms = NODE_RETRY_FIRST_MS;
     n->last_why[0] = '\0';
     if (n->events->fed != NULL)
@@ -230,6 +232,7 @@ static void on_began(void *arg, bool partial)
     n->figures.fed_index = 0;
     n->figures.rebuild_progress = partial ? 1 : 0;
     n->follow.synced = true;
+    n->follow.partial = partial;
     n->follow.goal = log_committed(n->log);
 }
 
@@ -239,6 +242,8 @@ static void on_left(void *arg, const char *why)
 
     if (n->state == NODE_PROMOTING)
         node_fail(n, "Valkey left the feed: %s", why);
+    else if (n->state == NODE_FEEDING)
+        node_complain(n, why);
     else
         unfed(n, why);
 }

@@ -121,6 +121,15 @@ void node_sync_delay(struct node *n, bool zero)
     set(n, "repl-diskless-sync-delay", zero ? "0" : n->valkey.sync_delay);
 }
 
+static void look_at_policy(struct node *n, const char *now)
+{
+    if (strcmp(now, "noeviction") != 0 && strcmp(now, n->policy_said) != 0)
+        diag_log(n->diag, DIAG_WARNING,
+                 "Valkey at %s: maxmemory-policy is %s: evicted keys are deleted durably; noeviction is advised",
+                 node_address(n), now);
+    (void)snprintf(n->policy_said, sizeof n->policy_said, "%.*s", (int)sizeof n->policy_said - 1, now);
+}
+
 static void take_setting(struct node *n, const char *name, size_t name_n, const char *value, size_t value_n)
 {
     struct node_valkey *v = &n->valkey;
@@ -139,10 +148,8 @@ static void take_setting(struct node *n, const char *name, size_t name_n, const 
         raise_output_limit(n, text);
     else if (is(name, name_n, "repl-diskless-sync-delay"))
         (void)snprintf(v->sync_delay, sizeof v->sync_delay, "%.*s", (int)sizeof v->sync_delay - 1, text);
-    else if (is(name, name_n, "maxmemory-policy") && !is(value, value_n, "noeviction"))
-        diag_log(n->diag, DIAG_WARNING,
-                 "Valkey at %s: maxmemory-policy is %s: evicted keys are deleted durably; noeviction is advised",
-                 node_address(n), text);
+    else if (is(name, name_n, "maxmemory-policy"))
+        look_at_policy(n, text);
 }
 
 /* ---- answers ---- */

@@ -23,7 +23,8 @@ enum {
     NODE_REFUSED_RETRY_MS = 3000,
     NODE_TICK_MS = 100,
     NODE_PING_MS = 1000,
-    NODE_REPEAT_MS = 10000, /* the same complaint again */
+    NODE_REPEAT_MS = 60000,    /* the same complaint again */
+    NODE_STATES_SAID_MAX = 20, /* changes of state in DIAG_LIMIT_MS: more is a Valkey that comes and goes */
     NODE_LOADING_MS = 100,
     NODE_WALK_BYTES = 1024 * 1024,
     NODE_BACKLOG_BYTES_MIN = 64 * 1024 * 1024,
@@ -89,6 +90,9 @@ struct node {
     uint64_t pause_ms;
     char last_why[NODE_WHY_BYTES_MAX];
     uint64_t last_why_ms;
+    struct diag_limit states_said;
+    bool failing;         /* on the way down by node_fail() */
+    char policy_said[32]; /* maxmemory-policy, if it was warned about */
 
     struct backend *control;
     struct request *refused_kills; /* node_control.c: to be sent again */
@@ -118,12 +122,13 @@ struct node {
     struct feed *feed;
     struct checkpoints *checkpoints;
     struct {
-        bool told;       /* REPLICAOF was answered */
-        bool begun;      /* the log has: it says something */
-        bool checking;   /* INFO is asked whether it is warm */
-        bool distrusted; /* it skipped commands again after a full sync: not warm until the next one */
-        bool synced;     /* a sync has begun since it was seen to skip */
-        uint64_t goal;   /* fed up to here: caught up */
+        bool told;        /* REPLICAOF was answered */
+        bool begun;       /* the log has: it says something */
+        bool checking;    /* INFO is asked whether it is warm */
+        bool distrusted;  /* it skipped commands again after a full sync: not warm until the next one */
+        bool synced;      /* a sync has begun since it was seen to skip */
+        bool partial;     /* the last sync was */
+        uint64_t goal;    /* fed up to here: caught up */
         uint64_t excused; /* refusals explained by feed_tries() so far */
         uint64_t skips, retry_ms, retry_at_ms, clean_since_ms;
         struct replay *look; /* for `begun` */
@@ -152,6 +157,8 @@ struct node {
 const char *node_address(const struct node *n);
 void node_set_state(struct node *n, enum node_state to, const char *why);
 /* The one way down: closes everything to Valkey, tells the core if it was attached, tries again after a pause. */
+/* What goes wrong without a change of state; the same is not said with every attempt. */
+void node_complain(struct node *n, const char *why);
 void node_fail(struct node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void node_try_again(struct node *n, uint64_t after_ms); /* the same, quietly */
 /* Runs step on one of the next turns, once the log has committed `index` (0: at once). Replaces what waits. */

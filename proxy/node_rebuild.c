@@ -21,7 +21,7 @@
 #include "proxy/feed.h"
 #include "proxy/node_internal.h"
 
-enum { SAY_MS = 1000 };
+enum { SAY_MS = 10000 };
 
 /* ---- feed ---- */
 

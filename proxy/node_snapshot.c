@@ -15,6 +15,7 @@
  * given up at once, and snapshots begin early enough (BEHIND_LOG_SHARE) that there always is one.
  *
  * Nothing here is needed for safety: a snapshot that fails is tried again later, and the log just grows meanwhile. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -128,11 +129,9 @@ static void on_finished(void *arg, bool ok)
         n->figures.snapshot_index = s->mark.index;
         n->figures.snapshot_bytes = s->bytes;
         n->figures.snapshot_unix_ms = s->mark.taken_ms;
-        diag_log(n->diag, DIAG_NOTICE, "Snapshot at entry %" PRIu64 ": %" PRIu64 " bytes in %" PRIu64 " ms",
+        diag_log(n->diag, DIAG_NOTICE, "Snapshot done, at entry %" PRIu64 ": %" PRIu64 " bytes in %" PRIu64 " ms",
                  s->mark.index, s->bytes, loop_now_ms(n->loop) - s->started_ms);
-    } else {
-        diag_log(n->diag, DIAG_WARNING, "Snapshot failed: its file cannot be made durable");
-    }
+    } /* else the log has said why */
     if (!same_life)
         return;
     if (s->adopting) {
@@ -192,12 +191,14 @@ bool node_snapshot_open(struct node *n, bool adopting)
 bool node_snapshot_bytes(struct node *n, const char *bytes, size_t size)
 {
     struct node_snapshot *s = &n->snapshot;
+    char why[NODE_WHY_BYTES_MAX];
 
     s->bytes += size;
     s->active_ms = loop_now_ms(n->loop);
     if (snapshot_write(s->writer, bytes, size))
         return true;
-    node_snapshot_abandon(n, "it cannot be written");
+    (void)snprintf(why, sizeof why, "it cannot be written: %s", strerror(errno));
+    node_snapshot_abandon(n, why);
     return false;
 }
 
@@ -277,7 +278,7 @@ static void on_closed(void *arg, const char *why)
 static const struct tap_events snapshot_events = {
     .full = on_full, .rdb = on_rdb, .rdb_end = on_rdb_end, .closed = on_closed};
 
-void node_snapshot(struct node *n)
+void node_snapshot(struct node *n, const char *why)
 {
     struct tap_settings settings = {.address = node_address(n),
                                     .user = n->config->valkey_user,
@@ -289,6 +290,7 @@ void node_snapshot(struct node *n)
         !node_snapshot_open(n, false))
         return;
     n->snapshot.fed = n->state == NODE_FED;
+    diag_log(n->diag, DIAG_NOTICE, "Snapshot begun: %s", why);
     if (!n->snapshot.fed)
         n->events->snapshot_started(n->arg); /* before PSYNC: the fork comes later */
     node_sync_delay(n, true);
@@ -374,7 +376,7 @@ void node_snapshot_tick(struct node *n, uint64_t now_ms)
         go_on(n, now_ms);
     else if (s->phase == SNAPSHOT_NONE && (n->state == NODE_FED || n->snapshots_by_itself) &&
              now_ms >= s->retry_at_ms && (log_stalled(n->log) || bytes_behind(n) > behind_max(n)))
-        node_snapshot(n);
+        node_snapshot(n, log_stalled(n->log) ? "the log cannot grow" : "enough log lies behind the newest one");
 }
 
 bool node_wants_snapshot(const struct node *n)

@@ -180,8 +180,7 @@ static void take(struct relay *r, const struct argv *a)
 
     r->worker->commands_total++;
     if (q.kind == REQUEST_HTTP) {
-        diag_log(r->worker->diag, DIAG_WARNING,
-                 "Possible SECURITY ATTACK detected: POST or Host: on the client port. Connection closed");
+        worker_saw_http(r->worker);
         r->doom = "HTTP on the client port";
         request_free(&q);
         return;

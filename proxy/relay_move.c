@@ -158,8 +158,8 @@ void worker_relayed(struct worker *w, struct stream *stream, const char *from, c
     char address[RELAY_ADDRESS_BYTES_MAX];
 
     if (!relay_extra_read(extra, n, address, sizeof address)) {
-        diag_log(w->diag, DIAG_WARNING, "A client relayed by %s is refused: what it says of it is not understood",
-                 from);
+        diag_log(w->diag, diag_limited(&w->relays_refused, loop_now_ms(w->loop), 1, DIAG_WARNING),
+                 "A client relayed by %s is refused: what it says of it is not understood", from);
         stream_close(stream);
     } else if (!worker_leads(w) || w->draining) { /* the relay looks for the leader again */
         stream_close(stream);

@@ -70,6 +70,12 @@ struct session *worker_find(struct worker *w, uint64_t id)
     return NULL;
 }
 
+void worker_saw_http(struct worker *w)
+{
+    diag_log(w->diag, diag_limited(&w->http_seen, loop_now_ms(w->loop), 1, DIAG_WARNING),
+             "Possible SECURITY ATTACK detected: POST or Host: on the client port. Connection closed");
+}
+
 /* ---- Valkey comes and goes ---- */
 
 /* Of another product the number says nothing. */
@@ -194,7 +200,7 @@ static void on_message(struct worker *w, const struct message *m)
         open_valkey(w, m->pointer);
         break;
     case TO_WORKER_SHUT:
-        diag_log(w->diag, DIAG_NOTICE, "Connections to Valkey are closed: %s", (const char *)m->pointer);
+        diag_log(w->diag, DIAG_VERBOSE, "Connections to Valkey are closed: %s", (const char *)m->pointer);
         free(m->pointer);
         shut(w);
         break;

@@ -91,11 +91,13 @@ struct worker {
     uint64_t drain_until_ms, released_ms;
     uint64_t sessions_total, sessions_rejected, pinned_count, commands_total, in_bytes, out_bytes, writes_rejected;
     uint64_t handshakes_failed; /* of TLS */
+    struct diag_limit accepts_failed, http_seen, relays_refused, lanes_lost;
 };
 
 void worker_post(struct worker *w, enum message_kind kind, struct op *op, uint64_t number);
 void worker_kick_waiting(struct worker *w); /* a connection became ready: all that wait for one try again */
 void worker_reload_commands(struct worker *w);
+void worker_saw_http(struct worker *w); /* a browser, or a forged request, on a port for clients */
 struct session *worker_find(struct worker *w, uint64_t id); /* session by id; NULL */
 
 static inline bool worker_leads(const struct worker *w)

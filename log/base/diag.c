@@ -123,6 +123,16 @@ void diag_open_syslog(struct diag *d, const char *ident, int facility)
     d->to_syslog = true;
 }
 
+enum diag_level diag_limited(struct diag_limit *l, uint64_t now_ms, unsigned most, enum diag_level level)
+{
+    if (l->said == 0 || now_ms - l->since_ms >= DIAG_LIMIT_MS)
+        *l = (struct diag_limit){.since_ms = now_ms};
+    if (l->said == most)
+        return DIAG_VERBOSE;
+    l->said++;
+    return level;
+}
+
 _Noreturn void diag_check_failed(const char *what, const char *file, int line)
 {
     fprintf(stderr, "holdfast: CHECK failed: %s (%s:%d)\n", what, file, line);

@@ -14,6 +14,7 @@
 #define HF_DIAG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -36,6 +37,15 @@ void diag_open_syslog(struct diag *d, const char *ident, int facility);
 /* Writes one line. `d` may be NULL (nothing is written). */
 void diag_log(const struct diag *d, enum diag_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* For what may come in a flood. */
+struct diag_limit { /* all zero at first */
+    uint64_t since_ms;
+    unsigned said;
+};
+enum { DIAG_LIMIT_MS = 10000 };
+/* The level to log it at: `level` for the first `most` in DIAG_LIMIT_MS, DIAG_VERBOSE for what is beyond. */
+enum diag_level diag_limited(struct diag_limit *l, uint64_t now_ms, unsigned most, enum diag_level level);
 
 /* Says what was violated on stderr and aborts. Never returns. */
 _Noreturn void diag_check_failed(const char *what, const char *file, int line);

@@ -315,7 +315,7 @@ static void bad_files_name_line_and_reason(void **state)
     write_file(p->file, "logfile \"a\\x00b\"\n");
     LOAD(&c, "argument must not hold a NUL byte\n", p->file);
     write_file(p->file, "valkey-password secret secret\n");
-    LOAD(&c, ">>> '(a line with a password)'\n", p->file);
+    LOAD(&c, ">>> '(a line with a secret)'\n", p->file);
     write_file(p->file, "include /nonexistent/x.conf\n");
     LOAD(&c, "can't open included file '/nonexistent/x.conf'", p->file);
     (void)snprintf(text, sizeof text, "include %s\n", p->file);

@@ -406,7 +406,7 @@ static void snapshots(void **state)
     start_node(w);
     lead_entries(w, &l, ENTRIES);
     wait_fed(w);
-    node_snapshot(w->node);
+    node_snapshot(w->node, "a test");
     lead_entries(w, &l, 100);
     replayed_digest(w, whole);
     assert_true(fixture_wait(&w->f, until_snapshot));
