@@ -242,14 +242,9 @@ bool log_stalled(const struct log *l)
     return l->told_stalled;
 }
 
-size_t log_take_commit_us(struct log *l, uint32_t *out, size_t max)
+const struct histogram *log_fsync_us(const struct log *l)
 {
-    size_t n = l->commit_count < max ? l->commit_count : max;
-
-    memcpy(out, l->commit_us, n * sizeof *out);
-    memmove(l->commit_us, l->commit_us + n, (l->commit_count - n) * sizeof *out);
-    l->commit_count -= n;
-    return n;
+    return &l->fsync_us;
 }
 
 uint64_t log_read(struct log *l, uint64_t from, size_t bytes_max, void (*each)(void *arg, const struct entry_view *e),

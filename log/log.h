@@ -36,6 +36,7 @@
 #include "log/record.h"
 
 struct diag;
+struct histogram;
 struct loop;
 struct log;
 struct stream;
@@ -110,10 +111,12 @@ uint64_t log_abandon(struct log *l);
 void log_reload_tls(struct log *l);
 /* What this node tells the others about itself; to be kept up to date. */
 void log_tell(struct log *l, uint64_t fed_index, uint64_t valkey_keys);
-/* Hands leadership over: to `name`, or to the best one (NULL): a voter with a warm Valkey that has everything; of
- * LOG_ANYONE, in the end, one with any Valkey. The lease ends at once. done() once: ok when another node leads, else
- * with a reason, and we lead on. */
-#define LOG_ANYONE "*"
+void log_tell_draining(struct log *l, bool draining);
+/* Hands leadership over: to `name`, or to the best one (NULL): a voter with a warm Valkey that has everything, rather
+ * one that is not draining; of LOG_IN_SERVICE, no other; of LOG_ANYONE, in the end, one with any Valkey. The lease
+ * ends at once. done() once: ok when another node leads, else with a reason, and we lead on. */
+#define LOG_ANYONE     "*"
+#define LOG_IN_SERVICE "!"
 void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
                   void (*done)(void *arg, bool ok, const char *why), void *arg);
 /* Whether log_transfer() to it could go well, as things stand; else why not. */
@@ -166,8 +169,8 @@ void log_touch(struct log *l, bool urgent);
  * if it did. */
 bool log_flush(struct log *l);
 
-/* Commit timing for metrics: microseconds of each commit since the last call, at most `max`; returns the count. */
-size_t log_take_commit_us(struct log *l, uint32_t *out, size_t max);
+/* How long our own disk took for each write of entries, terms or cuts, until it was durable; since the start. */
+const struct histogram *log_fsync_us(const struct log *l);
 
 /* ---- reading, in pieces, so that the loop is not held up ---- */
 /* Calls each() for up to `bytes_max` of entries from `from` on (at least one if there is one), committed ones only.

@@ -34,36 +34,46 @@ static void transfer_end(struct log *l, bool ok, const char *why)
         t.done(t.arg, ok, why);
 }
 
+static bool is_name(const char *name)
+{
+    return name[0] != '\0' && strcmp(name, LOG_IN_SERVICE) != 0;
+}
+
 /* May it lead: the one of this name, or ("") any with a warm Valkey; cold: with any. */
 static bool fits(struct log *l, const struct member *m, const char *name, bool cold)
 {
     const struct known *k = known_by_id(l, m->id);
 
     if (m->id == l->self.id || m->role != MEMBER_VOTER || k == NULL || !k->up ||
-        (name[0] && strcmp(m->name, name) != 0))
+        (is_name(name) && strcmp(m->name, name) != 0))
         return false;
-    if (name[0])
+    if (is_name(name))
         return true;
+    if (name[0] && k->state.draining)
+        return false;
     if (cold)
         return !m->log_only;
     return !m->log_only && k->state.fed_index > 0 && clock_mono_ms() - k->state_ms < LOG_STATE_OLD_MS;
 }
 
-/* Who has a warm Valkey and has everything; after a while, who has any Valkey and everything. */
+/* Who has a warm Valkey and has everything; after a while, who has any Valkey and everything. Who is draining, last.
+ */
 static uint64_t best(struct log *l, const char *name, bool cold)
 {
     const struct members *m = consensus_members(l->raft);
     uint64_t id = 0, fed = 0;
+    bool draining = false;
 
     for (size_t i = 0; i < m->count; i++) {
         const struct known *k = known_by_id(l, m->at[i].id);
 
         if (!fits(l, &m->at[i], name, cold) || consensus_match(l->raft, m->at[i].id) != consensus_last(l->raft))
             continue;
-        if (id == 0 || k->state.fed_index > fed) {
-            id = m->at[i].id;
-            fed = k->state.fed_index;
-        }
+        if (id != 0 && (k->state.draining != draining ? k->state.draining : k->state.fed_index <= fed))
+            continue;
+        id = m->at[i].id;
+        fed = k->state.fed_index;
+        draining = k->state.draining;
     }
     return id;
 }
@@ -119,8 +129,9 @@ bool log_may_transfer(struct log *l, const char *name, const char **why)
 
     for (size_t i = 0; i < m->count; i++)
         found = found || fits(l, &m->at[i], name != NULL ? name : "", false);
-    *why = name != NULL && name[0] ? "that member is not connected, or no voter"
-                                   : "no other member that is connected has a warm Valkey";
+    *why = name != NULL && is_name(name) ? "that member is not connected, or no voter"
+           : name != NULL && name[0]     ? "no other member that is connected, and not drained, has a warm Valkey"
+                                         : "no other member that is connected has a warm Valkey";
     return found;
 }
 
@@ -140,7 +151,7 @@ void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
         why = "this node does not lead";
     else if (l->transfer.active)
         why = "a hand-over is under way";
-    else if (name != NULL && name[0] && members_by_name(&copy, name) == NULL)
+    else if (name != NULL && is_name(name) && members_by_name(&copy, name) == NULL)
         why = "there is no such member";
     else if (name != NULL && strcmp(name, l->self.name) == 0)
         why = "this node leads already";

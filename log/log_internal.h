@@ -15,6 +15,7 @@
 #include "log/base/clock.h"
 #include "log/base/diag.h"
 #include "log/base/loop.h"
+#include "log/base/metrics.h"
 #include "log/consensus.h"
 #include "log/log.h"
 #include "log/peer.h"
@@ -32,8 +33,7 @@ enum {
     LOG_WINDOW_GROUP = 3,                      /* ... a network another */
     LOG_STATE_MS = 200,                        /* members tell each other about themselves so often */
     LOG_STATE_OLD_MS = 2000,                   /* what was said longer ago counts for nothing */
-    LOG_KNOWN_MAX = 2 * MEMBERS_MAX,           /* members and strangers that are remembered */
-    LOG_COMMIT_TIMES_MAX = 1024                /* kept for metrics; later ones are dropped until they are taken */
+    LOG_KNOWN_MAX = 2 * MEMBERS_MAX            /* members and strangers that are remembered */
 };
 
 enum writing { WRITE_IDLE, WRITE_BUSY, WRITE_FAILED };
@@ -146,9 +146,8 @@ struct log {
     struct submitted submitted[LOG_WINDOW_GROUP];
     size_t submitted_count;
     struct truncation truncation;
-    uint32_t commit_us[LOG_COMMIT_TIMES_MAX];
-    size_t commit_count;
-    struct note *notes; /* on their way to the disk */
+    struct histogram fsync_us; /* the writer's thread measures (write_job.took_us), the loop adds when it is told */
+    struct note *notes;        /* on their way to the disk */
 
     /* log_group.c */
     struct consensus *raft; /* NULL: the group has not begun, as far as we know */

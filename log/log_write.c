@@ -179,8 +179,8 @@ static void job_ok(struct log *l)
     struct write_job *j = &l->write;
 
     l->kept = j->after;
-    if (l->commit_count < LOG_COMMIT_TIMES_MAX && j->count > 0)
-        l->commit_us[l->commit_count++] = j->took_us;
+    if (!j->installing)
+        histogram_add(&l->fsync_us, j->took_us);
     set_writing(l, WRITE_IDLE);
     if (j->cut_from != 0 || j->count > 0 || j->installing) {
         l->full = false;

@@ -21,13 +21,14 @@ enum peer_kind {
 };
 
 struct peer_state {
-    uint64_t committed;       /* of this node's log */
-    uint64_t snapshot_index;  /* of its newest snapshot, 0 = none */
-    uint64_t fed_index;       /* its Valkey has executed the log up to here; 0 = not warm */
-    uint64_t valkey_keys;     /* before the log has begun: what its Valkey holds already; UINT64_MAX = not known */
+    uint64_t committed;      /* of this node's log */
+    uint64_t snapshot_index; /* of its newest snapshot, 0 = none */
+    uint64_t fed_index;      /* its Valkey has executed the log up to here; 0 = not warm */
+    uint64_t valkey_keys;    /* before the log has begun: what its Valkey holds already; UINT64_MAX = not known */
     uint64_t log_first;
     uint64_t election_ms; /* its election-timeout: a lease relies on it */
     bool log_only;
+    bool draining; /* it is taken out of service: it leads only if nobody else can */
 };
 
 struct peer_message {

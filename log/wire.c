@@ -119,7 +119,7 @@ static void put_state(struct buf *out, const struct peer_state *s)
     buf_u64(out, s->valkey_keys);
     buf_u64(out, s->log_first);
     buf_u64(out, s->election_ms);
-    buf_u8(out, flags(s->log_only, false));
+    buf_u8(out, flags(s->log_only, s->draining));
 }
 
 static void get_state(struct cursor *c, struct peer_state *s)
@@ -130,7 +130,7 @@ static void get_state(struct cursor *c, struct peer_state *s)
     s->valkey_keys = cursor_u64(c);
     s->log_first = cursor_u64(c);
     s->election_ms = cursor_u64(c);
-    read_flags(c, &s->log_only, NULL);
+    read_flags(c, &s->log_only, &s->draining);
 }
 
 static void put_records(struct buf *out, struct record *const *records, size_t count)

@@ -65,7 +65,12 @@ static void healthz(const struct admin *a, struct evhttp_request *request)
 
 static void why_not_ready(const struct status *s, struct buf *out)
 {
-    if (strcmp(s->role, "follower") == 0) {
+    if (s->state != NULL && strcmp(s->state, "draining") == 0) {
+        buf_text(out, "shutting down");
+    } else if (s->draining) {
+        buf_printf(out, "draining: out of service until ctl undrain or a restart%s",
+                   s->member_count > 1 && strcmp(s->role, "leader") == 0 ? "; it still leads" : "");
+    } else if (strcmp(s->role, "follower") == 0) {
         buf_printf(out, "there is no link to the leader, %s", s->leader);
     } else if (strcmp(s->role, "none") == 0) {
         buf_text(out, "no leader is known");

@@ -5,10 +5,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "config/config.h"
 #include "log/log.h"
 
 struct admin;
-struct config;
 struct diag;
 struct loop;
 struct status;
@@ -20,6 +20,8 @@ struct admin_actions {
     void (*transfer)(void *arg, const char *to, admin_done *done, void *done_arg); /* to may be NULL: the best one */
     void (*change_members)(void *arg, enum log_change what, const char *name, admin_done *done, void *done_arg);
     void (*snapshot)(void *arg, admin_done *done, void *done_arg);
+    void (*mode)(void *arg, enum durability mode, admin_done *done, void *done_arg);
+    void (*drain)(void *arg, bool out, admin_done *done, void *done_arg); /* out of service, or back */
 };
 
 /* fill() brings *status up to date before each answer; it and the actions get arg. NULL with a reason if the port

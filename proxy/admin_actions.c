@@ -1,4 +1,5 @@
-/* What a POST to the admin port does: hand leadership over, change the members, take a snapshot.
+/* What a POST to the admin port does: hand leadership over, change the members or the durability mode, take a
+ * snapshot, take the node out of service.
  *
  *     POST ──▶ action ──▶ core ... later ... done ──▶ 200 {"ok": true}, or 409 {"ok": false, "error": "..."}
  *                  └─ longer than ADMIN_ACTION_WAIT_MS ──▶ 202 {"ok": null, "busy": "..."}, and it goes on
@@ -138,7 +139,7 @@ void admin_actions_end(struct admin *admin)
 
 /* ---------------------------------------------------------------- which there are */
 
-enum kind { TRANSFER, ADD, REMOVE, REPLACE, SNAPSHOT };
+enum kind { TRANSFER, ADD, REMOVE, REPLACE, SNAPSHOT, MODE, DRAIN, UNDRAIN };
 
 static const struct row {
     const char *path, *word, *parameter;
@@ -148,12 +149,26 @@ static const struct row {
             {"/members/add", "add", "name", true, ADD},
             {"/members/remove", "remove", "name", true, REMOVE},
             {"/members/replace", "replace", "name", true, REPLACE},
-            {"/snapshot", "snapshot", NULL, false, SNAPSHOT}};
+            {"/snapshot", "snapshot", NULL, false, SNAPSHOT},
+            {"/mode", "mode", "durability", true, MODE},
+            {"/drain", "drain", NULL, false, DRAIN},
+            {"/undrain", "undrain", NULL, false, UNDRAIN}};
+
+static bool read_mode(const char *word, enum durability *mode)
+{
+    for (int m = DURABILITY_OFF; m <= DURABILITY_SYNC; m++)
+        if (strcmp(word, durability_name((enum durability)m)) == 0) {
+            *mode = (enum durability)m;
+            return true;
+        }
+    return false;
+}
 
 static void start(struct action *a, enum kind kind, const char *name)
 {
     const struct admin_actions *to = a->admin->actions;
     void *arg = a->admin->arg;
+    enum durability mode = DURABILITY_SYNC;
 
     switch (kind) {
     case TRANSFER:
@@ -170,6 +185,14 @@ static void start(struct action *a, enum kind kind, const char *name)
         break;
     case SNAPSHOT:
         to->snapshot(arg, on_done, a);
+        break;
+    case MODE:
+        CHECK(read_mode(name, &mode));
+        to->mode(arg, mode, on_done, a);
+        break;
+    case DRAIN:
+    case UNDRAIN:
+        to->drain(arg, kind == DRAIN, on_done, a);
         break;
     }
 }
@@ -195,6 +218,7 @@ static bool read_name(const struct row *row, struct evhttp_request *request, str
                       const char **name)
 {
     const char *query = evhttp_uri_get_query(evhttp_request_get_evhttp_uri(request));
+    enum durability mode;
     char why[128];
 
     if (query != NULL && evhttp_parse_query_str(query, params) != 0) {
@@ -202,7 +226,11 @@ static bool read_name(const struct row *row, struct evhttp_request *request, str
         return false;
     }
     *name = row->parameter != NULL ? evhttp_find_header(params, row->parameter) : NULL;
-    if (*name == NULL && row->needed)
+    if (row->kind == MODE && *name != NULL && read_mode(*name, &mode))
+        return true;
+    if (row->kind == MODE)
+        (void)snprintf(why, sizeof why, "?durability= is sync, async or off");
+    else if (*name == NULL && row->needed)
         (void)snprintf(why, sizeof why, "?%s=NAME is missing", row->parameter);
     else if (*name != NULL && !config_name_ok(*name))
         (void)snprintf(why, sizeof why, "%s is not a node's name", row->parameter);

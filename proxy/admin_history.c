@@ -5,6 +5,7 @@
 #include "proxy/admin_history.h"
 
 #include <inttypes.h>
+#include <stddef.h>
 
 #include "log/base/buf.h"
 #include "log/base/clock.h"
@@ -12,8 +13,21 @@
 #include "log/base/loop.h"
 #include "proxy/status.h"
 
+/* Whose quantiles a sample has. "p50_us" and "p99_us" without a name are those of release_us. */
+static const struct {
+    const char *prefix;
+    size_t at; /* in struct status */
+} latencies[] = {{"", offsetof(struct status, release_us)},
+                 {"commit_", offsetof(struct status, commit_us)},
+                 {"fsync_", offsetof(struct status, fsync_us)},
+                 {"forward_", offsetof(struct status, forward_us)}};
+enum { LATENCIES = sizeof latencies / sizeof *latencies };
+
 struct sample {
-    uint64_t unix_ms, lag_ms, pending_bytes, commands, writes, rejected, uncertain, p50_us, p99_us, sessions;
+    uint64_t unix_ms, lag_ms, pending_bytes, commands, writes, rejected, uncertain, sessions;
+    struct {
+        uint64_t p50, p99;
+    } us[LATENCIES];
     bool refusing;
 };
 struct history {
@@ -23,7 +37,7 @@ struct history {
     struct sample at[HISTORY_SAMPLES];
     uint64_t taken; /* at[taken % HISTORY_SAMPLES] is the next */
     uint64_t commands, writes, rejected, uncertain;
-    struct histogram release_us;
+    struct histogram before[LATENCIES];
 };
 
 static uint64_t rise(uint64_t *before, uint64_t now)
@@ -34,15 +48,18 @@ static uint64_t rise(uint64_t *before, uint64_t now)
     return by;
 }
 
-static void quantiles(struct history *h, const struct histogram *now, struct sample *to)
+static void quantiles(struct history *h, const struct status *s, struct sample *to)
 {
-    struct histogram second = {.count = now->count - h->release_us.count};
+    for (size_t k = 0; k < LATENCIES; k++) {
+        const struct histogram *now = (const void *)((const char *)s + latencies[k].at);
+        struct histogram *before = &h->before[k], second = {.count = now->count - before->count};
 
-    for (int i = 0; i < HISTOGRAM_BUCKETS; i++)
-        second.bucket[i] = now->bucket[i] - h->release_us.bucket[i];
-    to->p50_us = histogram_quantile_us(&second, 0.5);
-    to->p99_us = histogram_quantile_us(&second, 0.99);
-    h->release_us = *now;
+        for (int i = 0; i < HISTOGRAM_BUCKETS; i++)
+            second.bucket[i] = now->bucket[i] - before->bucket[i];
+        to->us[k].p50 = histogram_quantile_us(&second, 0.5);
+        to->us[k].p99 = histogram_quantile_us(&second, 0.99);
+        *before = *now;
+    }
 }
 
 static void take(void *arg)
@@ -60,7 +77,7 @@ static void take(void *arg)
     to->writes = rise(&h->writes, s->writes_sync + s->writes_captured + s->writes_async);
     to->rejected = rise(&h->rejected, s->writes_rejected);
     to->uncertain = rise(&h->uncertain, s->writes_uncertain);
-    quantiles(h, &s->release_us, to);
+    quantiles(h, s, to);
     h->taken++;
 }
 
@@ -83,6 +100,15 @@ void history_free(struct history *h)
     free(h);
 }
 
+static void sample_json(const struct sample *s, struct buf *out)
+{
+    buf_printf(out, "[%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64, s->unix_ms,
+               s->lag_ms, s->pending_bytes, s->commands, s->writes, s->rejected, s->uncertain);
+    for (size_t k = 0; k < LATENCIES; k++)
+        buf_printf(out, ",%" PRId64 ",%" PRId64, (int64_t)s->us[k].p50, (int64_t)s->us[k].p99); /* -1: no bound */
+    buf_printf(out, ",%" PRIu64 ",%d]", s->sessions, s->refusing);
+}
+
 void history_json(const struct history *h, uint64_t since_unix_ms, struct buf *out)
 {
     uint64_t first = h->taken > HISTORY_SAMPLES ? h->taken - HISTORY_SAMPLES : 0;
@@ -90,18 +116,18 @@ void history_json(const struct history *h, uint64_t since_unix_ms, struct buf *o
 
     buf_printf(out,
                "{\"every_ms\": %d, \"fields\": [\"unix_ms\", \"lag_ms\", \"pending_bytes\", \"commands\", "
-               "\"writes\", \"rejected\", \"uncertain\", \"p50_us\", \"p99_us\", \"sessions\", \"refusing\"], "
-               "\"samples\": [",
+               "\"writes\", \"rejected\", \"uncertain\", ",
                HISTORY_EVERY_MS);
+    for (size_t k = 0; k < LATENCIES; k++)
+        buf_printf(out, "\"%sp50_us\", \"%sp99_us\", ", latencies[k].prefix, latencies[k].prefix);
+    buf_text(out, "\"sessions\", \"refusing\"], \"samples\": [");
     for (uint64_t i = first; i < h->taken; i++) {
         const struct sample *s = &h->at[i % HISTORY_SAMPLES];
 
         if (s->unix_ms <= since_unix_ms)
             continue;
-        buf_printf(out, "%s[%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64, comma, s->unix_ms, s->lag_ms,
-                   s->pending_bytes, s->commands, s->writes);
-        buf_printf(out, ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%d]", s->rejected, s->uncertain,
-                   s->p50_us, s->p99_us, s->sessions, s->refusing);
+        buf_text(out, comma);
+        sample_json(s, out);
         comma = ",";
     }
     buf_text(out, "]}\n");

@@ -146,6 +146,21 @@ static void valkey(const struct status *s, struct advices *out)
         add(out, ADVICE_WARNING, "None, unless it lasts.", "Valkey is not ready yet: %s.", s->state);
 }
 
+static void maintenance(const struct status *s, struct advices *out)
+{
+    static const char todo[] = "Stop it when its clients are gone, or holdfast ctl undrain.";
+
+    if (!s->draining)
+        return;
+    if (s->member_count > 1 && (is(s->role, "leader") || is(s->role, "detached")))
+        add(out, ADVICE_WARNING,
+            "Bring another member back, in service and with a warm Valkey: it takes over then. Or ctl undrain.",
+            "This node is draining, but leads on: nobody else can. Stop it and service ends.");
+    else
+        add(out, ADVICE_WARNING, todo,
+            "This node is draining: out of service, /readyz says 503. Clients are served.");
+}
+
 static void storage(const struct status *s, struct advices *out)
 {
     if (s->log_size_max_bytes > 0 && s->log_bytes / 100 > s->log_size_max_bytes / 100 / 100 * LOG_FULL_PERCENT)
@@ -175,6 +190,7 @@ void advice_of(const struct status *s, uint64_t clock_skew_max_ms, struct advice
     valkey(s, out);
     members(s, clock_skew_max_ms, out);
     storage(s, out);
+    maintenance(s, out);
     qsort(out->at, out->count, sizeof *out->at, by_severity);
 }
 

@@ -12,15 +12,17 @@
 
 #include "proxy/core_internal.h"
 
-enum { TRANSFER_TIMEOUT_MS = 3 * 1000, SNAPSHOT_LOOK_MS = 20 };
+enum { TRANSFER_TIMEOUT_MS = 3 * 1000, LOOK_MS = 20, OUT_LOOK_MS_MAX = 15 * 1000 };
 
 struct core_request {
     struct core *core;
     struct core_request *next;
     core_done *done;
     void *arg;
-    struct loop_timer *look; /* snapshots: is it there yet? */
-    uint64_t newest_ms;      /* when the newest one before was taken */
+    struct loop_timer *look; /* is it done yet? */
+    uint64_t newest_ms;      /* snapshots: when the newest one before was taken */
+    uint64_t until_ms;       /* draining: longer than any hand-over takes */
+    unsigned failures;       /* draining: before this request */
 };
 
 static struct core_request *request_new(struct core *c, core_done *done, void *arg)
@@ -79,24 +81,28 @@ static bool leads(const struct core *c, core_done *done, void *arg)
     return false;
 }
 
-/* A witness would only hand it over again. */
-static bool is_log_only(const struct core *c, const char *name)
+/* Why it would only hand leadership over again. NULL: it would not. */
+static const char *no_leader(const struct core *c, const char *name)
 {
     struct log_member_status members[MEMBERS_MAX];
     size_t n = log_members(c->log, members, MEMBERS_MAX);
 
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(members[i].member.name, name) == 0)
-            return members[i].member.log_only;
-    return false;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(members[i].member.name, name) != 0)
+            continue;
+        return members[i].member.log_only  ? "it is log-only: it has no Valkey to serve with"
+               : members[i].state.draining ? "it is draining: undrain it first"
+                                           : NULL;
+    }
+    return NULL;
 }
 
 void core_transfer(struct core *c, const char *to, core_done *done, void *arg)
 {
     if (!leads(c, done, arg))
         return;
-    if (to != NULL && is_log_only(c, to))
-        done(arg, false, "it is log-only: it has no Valkey to serve with");
+    if (to != NULL && no_leader(c, to) != NULL)
+        done(arg, false, no_leader(c, to));
     else
         core_hand_over(c, to, TRANSFER_TIMEOUT_MS, end_request, request_new(c, done, arg));
 }
@@ -107,16 +113,61 @@ void core_change_members(struct core *c, enum log_change what, const char *name,
         log_change_members(c->log, what, name, end_request, request_new(c, done, arg));
 }
 
+void core_mode(struct core *c, enum durability mode, core_done *done, void *arg)
+{
+    if (log_alone(c->log) || leads(c, done, arg))
+        core_ask_mode(c, mode, end_request, request_new(c, done, arg));
+}
+
+/* ---- out of service ---- */
+
+static void on_look_out(void *arg)
+{
+    struct core_request *r = arg;
+    struct core *c = r->core;
+    char why[256];
+
+    if (!c->out.on) {
+        end_request(r, false, "it was ended meanwhile");
+    } else if (log_alone(c->log) || !c->leads) {
+        end_request(r, true, NULL);
+    } else if (c->lost || c->out.failures != r->failures || loop_now_ms(c->loop) >= r->until_ms) {
+        (void)snprintf(why, sizeof why, "out of service, but it leads on until another one can: %s",
+                       c->lost                          ? "a majority of the members cannot be reached"
+                       : c->out.failures != r->failures ? c->out.why
+                                                        : "its Valkey is not ready");
+        end_request(r, false, why);
+    } else {
+        loop_timer_once(r->look, LOOK_MS);
+    }
+}
+
+void core_take_out(struct core *c, bool out, core_done *done, void *arg)
+{
+    struct core_request *r;
+
+    core_out(c, out);
+    if (!out) {
+        done(arg, true, "");
+        return;
+    }
+    r = request_new(c, done, arg);
+    r->failures = c->out.failures;
+    r->until_ms = loop_now_ms(c->loop) + OUT_LOOK_MS_MAX;
+    r->look = loop_timer_new(c->loop, on_look_out, r);
+    loop_timer_once(r->look, 0);
+}
+
 /* ---- snapshots ---- */
 
-static void on_look(void *arg)
+static void on_look_snapshot(void *arg)
 {
     struct core_request *r = arg;
     const struct node_figures *f = node_figures(r->core->node);
     bool ok = f->snapshot_unix_ms > r->newest_ms;
 
     if (f->snapshot_running)
-        loop_timer_once(r->look, SNAPSHOT_LOOK_MS);
+        loop_timer_once(r->look, LOOK_MS);
     else
         end_request(r, ok, ok ? "" : "it was given up: the node's log says why");
 }
@@ -133,6 +184,6 @@ void core_snapshot(struct core *c, core_done *done, void *arg)
     }
     r = request_new(c, done, arg);
     r->newest_ms = node_figures(c->node)->snapshot_unix_ms;
-    r->look = loop_timer_new(c->loop, on_look, r);
-    loop_timer_once(r->look, SNAPSHOT_LOOK_MS);
+    r->look = loop_timer_new(c->loop, on_look_snapshot, r);
+    loop_timer_once(r->look, LOOK_MS);
 }

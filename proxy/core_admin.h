@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "config/config.h"
 #include "log/log.h"
 
 struct core;
@@ -15,5 +16,11 @@ void core_transfer(struct core *c, const char *to, core_done *done, void *arg);
 void core_change_members(struct core *c, enum log_change what, const char *name, core_done *done, void *arg);
 /* A snapshot of this node's Valkey; of one that is under way already, its end. */
 void core_snapshot(struct core *c, core_done *done, void *arg);
+
+/* The durability mode of the whole group, as CONFIG SET durability: done when it is committed and in force. */
+void core_mode(struct core *c, enum durability mode, core_done *done, void *arg);
+/* Out of service for maintenance, or back: core_hand.c. Done when this node does not lead any more; it is out of
+ * service, too, when that cannot be. */
+void core_take_out(struct core *c, bool out, core_done *done, void *arg);
 
 #endif

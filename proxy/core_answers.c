@@ -4,8 +4,10 @@
  *   writes that may only have read        lease has run out since, it waits here for a proof that we led later than
  *                                         that, or for the news that we lead no more
  *   WAIT                                  until enough zones have everything, or its time is over
- *   CONFIG SET durability                 until its log entry is committed; the mode is in force from then on, not
+ *   CONFIG SET durability, POST /mode     until its log entry is committed; the mode is in force from then on, not
  *                                         before, or writes would be answered by a rule that a failover takes back */
+#include <string.h>
+
 #include "proxy/core_internal.h"
 #include "proxy/resp.h"
 
@@ -97,35 +99,54 @@ void core_answers_void(struct core *c)
 
 /* ---- CONFIG SET durability ---- */
 
-static void answer_mode(struct core *c, struct op *op, const char *error)
+/* error: as a client gets it; the admin port does without its first word. */
+static void answer_mode(struct core *c, struct mode_change *m, const char *error)
 {
-    if (op == NULL)
+    struct mode_change who = *m;
+
+    m->op = NULL;
+    m->done = NULL;
+    if (who.done != NULL)
+        who.done(who.arg, error == NULL, error != NULL ? error + strcspn(error, " ") + 1 : "");
+    if (who.op == NULL)
         return;
     if (error != NULL)
-        resp_error(&op->reply, error);
-    core_post(c, TO_WORKER_RELEASE, op, 0, NULL);
+        resp_error(&who.op->reply, error);
+    core_post(c, TO_WORKER_RELEASE, who.op, 0, NULL);
 }
 
 /* One at a time: each is short, unless the log stands still. */
-void core_set_mode(struct core *c, struct op *op, enum durability mode)
+static void set_mode(struct core *c, struct mode_change *asked)
 {
-    uint8_t byte = (uint8_t)mode;
+    uint8_t byte = (uint8_t)asked->mode;
 
     if (!c->leads) {
-        answer_mode(c, op, "CLUSTERDOWN This node does not lead any more: the mode was not changed");
+        answer_mode(c, asked, "CLUSTERDOWN This node does not lead any more: the mode was not changed");
         return;
     }
     if (c->lost) {
-        answer_mode(c, op, "CLUSTERDOWN A majority of the members cannot be reached: the mode was not changed");
+        answer_mode(c, asked, "CLUSTERDOWN A majority of the members cannot be reached: the mode was not changed");
         return;
     }
     if (c->mode_change.index != 0) {
-        answer_mode(c, op, "TRYAGAIN Another change of the mode is not durable yet: it was not changed again");
+        answer_mode(c, asked, "TRYAGAIN Another change of the mode is not durable yet: it was not changed again");
         return;
     }
     frame_control(log_batch(c->log), CONTROL_MODE, &byte, 1);
-    c->mode_change = (struct mode_change){log_open_index(c->log), mode, op, loop_now_us(c->loop)};
+    c->mode_change = *asked;
+    c->mode_change.index = log_open_index(c->log);
+    c->mode_change.asked_us = loop_now_us(c->loop);
     log_touch(c->log, true);
+}
+
+void core_set_mode(struct core *c, struct op *op, enum durability mode)
+{
+    set_mode(c, &(struct mode_change){.mode = mode, .op = op});
+}
+
+void core_ask_mode(struct core *c, enum durability mode, core_done *done, void *arg)
+{
+    set_mode(c, &(struct mode_change){.mode = mode, .done = done, .arg = arg});
 }
 
 int core_logged_mode(const struct core *c)
@@ -143,7 +164,7 @@ void core_mode_committed(struct core *c, uint64_t index)
     c->config->durability = change.mode;
     atomic_store(&c->set.gate->mode, (int)change.mode);
     diag_log(c->diag, DIAG_NOTICE, "Durability mode: %s", durability_name(change.mode));
-    answer_mode(c, change.op, NULL);
+    answer_mode(c, &change, NULL);
 }
 
 void core_mode_moved(struct core *c, uint64_t from, uint64_t to)
@@ -154,9 +175,8 @@ void core_mode_moved(struct core *c, uint64_t from, uint64_t to)
 
 void core_mode_unconfirmed(struct core *c)
 {
-    answer_mode(c, c->mode_change.op,
+    answer_mode(c, &c->mode_change,
                 "UNCERTAIN The change of the mode was accepted but not confirmed, it may still come into force");
-    c->mode_change.op = NULL;
 }
 
 void core_mode_void(struct core *c)
@@ -169,7 +189,7 @@ static void mode_turn(struct core *c)
 {
     uint64_t max_us = (uint64_t)c->config->durability_lag_max_ms * 1000u;
 
-    if (c->mode_change.op != NULL && loop_now_us(c->loop) >= c->mode_change.asked_us + max_us)
+    if (c->mode_change.index != 0 && loop_now_us(c->loop) >= c->mode_change.asked_us + max_us)
         core_mode_unconfirmed(c);
 }
 

@@ -123,6 +123,20 @@ static bool may_begin(struct core *c)
     return false;
 }
 
+/* Elected, but drained: somebody in service is to lead before our Valkey becomes the primary. If that fails, we do.
+ */
+static bool makes_room(struct core *c)
+{
+    const char *why;
+
+    if (!c->out.on || c->going)
+        return c->out.on && c->going;
+    if (loop_now_ms(c->loop) < c->away_again_ms || !log_may_transfer(c->log, LOG_IN_SERVICE, &why))
+        return false;
+    go_away(c, LOG_IN_SERVICE, "this node is drained");
+    return c->going;
+}
+
 static void lead_now(struct core *c)
 {
     c->leading = true;
@@ -131,6 +145,8 @@ static void lead_now(struct core *c)
         return;
     }
     if (!c->begun && !(c->begun = has_begun(c)) && !may_begin(c))
+        return;
+    if (makes_room(c))
         return;
     c->begun = true;
     c->may_begin = true;
@@ -400,8 +416,10 @@ void core_group_tick(struct core *c)
     }
     if (!c->leads || c->lost)
         return;
-    if (c->witness || !c->may_begin)
+    if (c->witness || !c->may_begin) {
         lead_now(c);
-    else
+    } else {
         make_way(c);
+        core_out_tick(c);
+    }
 }

@@ -2,15 +2,21 @@
  *
  *   LOOKING (is there anybody?) ─▶ HOLDING (sessions begin nothing new; what is under way ends) ─▶ PROVING ─▶ MOVING
  *                                                                                                          │
- *   another node leads: our clients are relayed to it        it came to nothing: we lead on  ◀────────────┘ */
+ *   another node leads: our clients are relayed to it        it came to nothing: we lead on  ◀────────────┘
+ *
+ * And a node that is drained (taken out of service by the admin port): it hands over as soon as somebody who is in
+ * service can take over, and until then leads on. Nobody loses anything by it: clients are served or relayed, new
+ * ones too; only /readyz says that they had better go elsewhere. It ends when it is told, or with the process. */
 #include <stdio.h>
 #include <string.h>
 
 #include "proxy/core_internal.h"
 
 enum {
-    LOOK_MS_MAX = 1500, /* for a member that has just caught up to be heard of */
-    HOLD_MS_MAX = 60,   /* of a planned hand-over: what is under way may end */
+    OUT_MS = 2000,        /* for handing over because we are drained ... */
+    OUT_AGAIN_MS = 10000, /* ... and before it is tried again: clients are held up by it */
+    LOOK_MS_MAX = 1500,   /* for a member that has just caught up to be heard of */
+    HOLD_MS_MAX = 60,     /* of a planned hand-over: what is under way may end */
 };
 
 static void hand_end(struct core *c, bool ok, const char *why)
@@ -118,6 +124,52 @@ void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_do
     (void)snprintf(h->to, sizeof h->to, "%s", to != NULL ? to : "");
     h->deadline_ms = loop_now_ms(c->loop) + timeout_ms;
     h->hold_until_ms = loop_now_ms(c->loop) + (timeout_ms < LOOK_MS_MAX ? timeout_ms : LOOK_MS_MAX);
-    diag_log(c->diag, DIAG_NOTICE, "Handing leadership over%s%s", h->to[0] ? " to " : "", h->to);
+    if (h->to[0] && strcmp(h->to, LOG_IN_SERVICE) != 0)
+        diag_log(c->diag, DIAG_NOTICE, "Handing leadership over to %s", h->to);
+    else
+        diag_log(c->diag, DIAG_NOTICE, "Handing leadership over");
     core_hand_turn(c);
+}
+
+/* ---- out of service ---- */
+
+static void on_out(void *arg, bool ok, const char *why)
+{
+    struct core *c = arg;
+    struct out_of_service *o = &c->out;
+
+    if (ok) {
+        o->said = false;
+        return;
+    }
+    o->failures++;
+    o->again_ms = loop_now_ms(c->loop) + OUT_AGAIN_MS;
+    (void)snprintf(o->why, sizeof o->why, "%s", why);
+    if (o->on && !o->said && c->leads)
+        diag_log(c->diag, DIAG_WARNING, "This node is drained, but leads on until another one can: %s", why);
+    o->said = true;
+}
+
+/* The first attempt waits for somebody to turn up; later ones are made when there is somebody. */
+void core_out_tick(struct core *c)
+{
+    struct out_of_service *o = &c->out;
+    const char *why;
+
+    if (!o->on || c->drained != NULL || !c->attached || c->going || c->hand_over.phase != HAND_NONE ||
+        loop_now_ms(c->loop) < o->again_ms)
+        return;
+    if (!o->said || log_may_transfer(c->log, LOG_IN_SERVICE, &why))
+        core_hand_over(c, LOG_IN_SERVICE, OUT_MS, on_out, c);
+}
+
+void core_out(struct core *c, bool on)
+{
+    if (on && !c->out.on)
+        diag_log(c->diag, DIAG_NOTICE,
+                 "Draining: taken out of service by the admin port. Clients are served, /readyz answers 503");
+    else if (!on && c->out.on)
+        diag_log(c->diag, DIAG_NOTICE, "Draining ends: back in service, by the admin port");
+    c->out = (struct out_of_service){.on = on, .failures = c->out.failures};
+    log_tell_draining(c->log, on);
 }

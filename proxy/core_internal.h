@@ -85,7 +85,9 @@ struct core {
     struct mode_change { /* core_answers.c: said to the log, not committed yet */
         uint64_t index;  /* 0: none */
         enum durability mode;
-        struct op *op; /* who waits for it; NULL: nobody, or was told UNCERTAIN */
+        struct op *op;   /* who waits for it: a client ... */
+        core_done *done; /* ... or the admin port; NULL: nobody, or was told UNCERTAIN */
+        void *arg;
         uint64_t asked_us;
     } mode_change;
 
@@ -102,11 +104,18 @@ struct core {
 
     struct hand_over {
         enum { HAND_NONE, HAND_LOOKING, HAND_HOLDING, HAND_PROVING, HAND_MOVING } phase;
-        char to[MEMBER_NAME_BYTES_MAX];
+        char to[MEMBER_NAME_BYTES_MAX]; /* or LOG_IN_SERVICE; "": the best one */
         uint64_t hold_until_ms, deadline_ms;
         core_done *done;
         void *arg;
     } hand_over;
+
+    struct out_of_service { /* core_hand.c: drained for maintenance */
+        bool on, said;      /* said: in the log, that we lead on */
+        unsigned failures;  /* of handing over on that account */
+        uint64_t again_ms;
+        char why[128]; /* of the last one */
+    } out;
 
     uint64_t elections, dropped_writes; /* leaderships begun; async writes given up on losing one */
     struct core_request *requests;      /* core_admin.c */
@@ -143,6 +152,7 @@ void core_answers_void(struct core *c);
 void core_reads_turn(struct core *c); /* the gate's reads_until_boot_ms, as of the end of this turn */
 void core_reads_until(struct core *c, uint64_t boot_ms);
 void core_set_mode(struct core *c, struct op *op, enum durability mode);
+void core_ask_mode(struct core *c, enum durability mode, core_done *done, void *arg); /* as core_set_mode() */
 int core_logged_mode(const struct core *c); /* as the end of the log has it */
 void core_mode_committed(struct core *c, uint64_t index);
 void core_mode_moved(struct core *c, uint64_t from, uint64_t to);
@@ -171,6 +181,8 @@ void core_set_part(struct core *c, enum gate_part part);
 /* core_hand.c */
 void core_hand_turn(struct core *c);
 void core_hand_over(struct core *c, const char *to, uint64_t timeout_ms, core_done *done, void *arg);
+void core_out(struct core *c, bool on);        /* out of service, or back */
+void core_out_tick(struct core *c);            /* we lead, and serve */
 void core_fail(struct core *c, struct op *op); /* core.c */
 
 /* core_node.c */

@@ -70,6 +70,7 @@ static void member_part(struct status_member *to, const struct log_member_status
     to->snapshot_index = from->state.snapshot_index;
     to->fed_index = from->state.fed_index;
     to->clock_skew_ms = from->clock_skew_ms;
+    to->draining = from->state.draining;
 }
 
 /* Could all voters that make a majority be in one zone? */
@@ -133,7 +134,7 @@ static void group_part(struct core *c, struct status *s)
  * is a link to it. */
 static bool is_ready(const struct core *c, const struct status *s)
 {
-    if (c->drained != NULL)
+    if (c->drained != NULL || c->out.on)
         return false;
     if (log_role(c->log) != LOG_FOLLOWS)
         return c->worker_open && !s->refusing_writes;
@@ -163,7 +164,9 @@ void core_status(struct core *c, struct status *s)
     s->writes_uncertain = c->writes_uncertain;
     s->effects_ref = f.refs;
     s->effects_raw = f.raws;
+    s->draining = c->out.on;
     s->commit_us = c->commit_us;
+    s->fsync_us = *log_fsync_us(c->log);
     s->forward_us = c->forward_us;
     s->release_us = c->release_us;
     log_part(c, s);

@@ -11,7 +11,7 @@
 
 #include "log/base/diag.h"
 
-enum { ASK_TIMEOUT_S = 45, ASK_BODY_BYTES_MAX = 4 * 1024 * 1024, HOST_BYTES_MAX = 256, TOKEN_BYTES_MAX = 1100 };
+enum { ASK_BODY_BYTES_MAX = 4 * 1024 * 1024, HOST_BYTES_MAX = 256, TOKEN_BYTES_MAX = 1100 };
 
 struct asking {
     struct event_base *base;
@@ -53,8 +53,8 @@ static bool split(const char *address, char host[HOST_BYTES_MAX], unsigned short
     return true;
 }
 
-bool ctl_ask(const char *address, const char *token, bool post, const char *path, struct ctl_answer *answer,
-             char *why, size_t why_size)
+bool ctl_ask(const char *address, const char *token, bool post, const char *path, int timeout_s,
+             struct ctl_answer *answer, char *why, size_t why_size)
 {
     struct asking a = {.answer = answer};
     struct evhttp_connection *connection;
@@ -72,7 +72,7 @@ bool ctl_ask(const char *address, const char *token, bool post, const char *path
     connection = evhttp_connection_base_new(a.base, NULL, host, port);
     request = evhttp_request_new(on_answer, &a);
     CHECK(connection != NULL && request != NULL);
-    evhttp_connection_set_timeout(connection, ASK_TIMEOUT_S);
+    evhttp_connection_set_timeout(connection, timeout_s);
     evhttp_connection_set_max_body_size(connection, ASK_BODY_BYTES_MAX);
     (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Host", address);
     (void)evhttp_add_header(evhttp_request_get_output_headers(request), "Connection", "close");

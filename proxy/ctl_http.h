@@ -12,7 +12,7 @@ struct ctl_answer {
     struct buf body; /* the caller's: buf_free() */
 };
 /* address: HOST:PORT. token: admin-token, NULL or "" = none. post: POST, else GET. false with a reason: no answer. */
-bool ctl_ask(const char *address, const char *token, bool post, const char *path, struct ctl_answer *answer,
-             char *why, size_t why_size);
+bool ctl_ask(const char *address, const char *token, bool post, const char *path, int timeout_s,
+             struct ctl_answer *answer, char *why, size_t why_size);
 
 #endif

@@ -84,7 +84,18 @@ static void admin_snapshot(void *arg, admin_done *done, void *done_arg)
     core_snapshot(((struct holdfast *)arg)->core, done, done_arg);
 }
 
-static const struct admin_actions admin_actions = {admin_transfer, admin_members, admin_snapshot};
+static void admin_mode(void *arg, enum durability mode, admin_done *done, void *done_arg)
+{
+    core_mode(((struct holdfast *)arg)->core, mode, done, done_arg);
+}
+
+static void admin_drain(void *arg, bool out, admin_done *done, void *done_arg)
+{
+    core_take_out(((struct holdfast *)arg)->core, out, done, done_arg);
+}
+
+static const struct admin_actions admin_actions = {admin_transfer, admin_members, admin_snapshot, admin_mode,
+                                                   admin_drain};
 
 /* An I/O error of the log: nothing may be acknowledged any more, and nothing said. */
 static void on_failed(void *arg, const char *why)

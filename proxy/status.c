@@ -59,6 +59,7 @@ enum { STATE_COUNT = sizeof states / sizeof *states, ROLE_COUNT = sizeof roles /
 static const struct figure figures[] = {
     ROW(state, STATE, "gauge", "state", "1 for the state the node is in."),
     ROW(ready, BOOL, "gauge", "ready", "1 if the node serves and accepts writes."),
+    ROW(draining, BOOL, "gauge", "draining", "1 while it is taken out of service (ctl drain)."),
     ROW(node, TEXT, NULL, NULL, NULL),
     ROW(zone, TEXT, NULL, NULL, NULL),
     ROW(cluster, TEXT, NULL, NULL, NULL),
@@ -116,6 +117,7 @@ static const struct figure figures[] = {
     ROW(valkey_run_id, TEXT, NULL, NULL, NULL),
     ROW(commit_us, HISTOGRAM, "histogram", "commit_seconds",
         "From a sync write's acceptance to the commit of its intent."),
+    ROW(fsync_us, HISTOGRAM, "histogram", "fsync_seconds", "A write of the log, until it is durable on this disk."),
     ROW(forward_us, HISTOGRAM, "histogram", "forward_seconds", "From a write's forwarding to Valkey's reply."),
     ROW(release_us, HISTOGRAM, "histogram", "release_seconds",
         "From a sync write's acceptance to the release of its reply."),

@@ -24,6 +24,7 @@ struct status_member {
     uint64_t heard_ms_ago; /* UINT64_MAX: never */
     uint64_t snapshot_index, fed_index;
     int64_t clock_skew_ms; /* its wall clock less ours */
+    bool draining;
 };
 
 struct status {
@@ -31,6 +32,7 @@ struct status {
     const char *state; /* node state: "starting" "connecting" "adopting" "bridging" "rebuilding" "probing" "serving"
                           "waiting" "feeding" "fed" "promoting" "log-only" "draining" */
     bool ready;        /* serving, and writes are accepted; or following, and relaying to a leader */
+    bool draining;     /* taken out of service by the admin port; the state "draining" is the end of the process */
     /* the group */
     char node[STATUS_NAME_BYTES_MAX], zone[STATUS_NAME_BYTES_MAX], cluster[STATUS_NAME_BYTES_MAX];
     char role[16]; /* "leader", "follower"; "detached": led, lost its quorum, goes on; "none": no leader is known */
@@ -68,8 +70,9 @@ struct status {
     uint64_t snapshot_index, snapshot_bytes, snapshot_unix_ms;
     bool snapshot_running;
     char valkey_version[32], valkey_run_id[48];
-    struct histogram commit_us, forward_us,
-        release_us; /* intent accepted->committed; forwarded->replied; accepted->released */
+    struct histogram commit_us;              /* intent accepted -> committed */
+    struct histogram fsync_us;               /* a write of the log on our own disk */
+    struct histogram forward_us, release_us; /* forwarded -> replied; accepted -> released */
     /* worker */
     uint64_t relays; /* clients that are relayed to the leader */
     uint64_t sessions, sessions_total, sessions_rejected, handshakes_failed, pinned, lanes, commands;

@@ -40,6 +40,7 @@ static const struct peer_figure figures[] = {
     PEER(snapshot_index, COUNT, "peer_snapshot_index", "Log index of its newest snapshot."),
     PEER(fed_index, COUNT, "peer_fed_index", "Its Valkey has executed the log up to here."),
     PEER(clock_skew_ms, SKEW, "peer_clock_skew_seconds", "Its wall clock less ours."),
+    PEER(draining, BOOL, "peer_draining", "1 while it is taken out of service."),
 };
 enum { PEER_ROWS = sizeof figures / sizeof *figures };
 

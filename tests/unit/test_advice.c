@@ -160,6 +160,20 @@ static void valkey(void **state)
     assert_null(first(&s));
 }
 
+static void maintenance(void **state)
+{
+    struct status s = healthy("follower");
+
+    (void)state;
+    s.draining = true;
+    expect(&s, ADVICE_WARNING, "This node is draining: out of service");
+    s = healthy("leader");
+    s.draining = true;
+    expect(&s, ADVICE_WARNING, "draining, but leads on: nobody else can");
+    s.member_count = 1;
+    expect(&s, ADVICE_WARNING, "out of service, /readyz says 503");
+}
+
 static void storage(void **state)
 {
     struct status s = healthy("leader");
@@ -198,13 +212,10 @@ static void worst_first_and_bounded(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(all_is_well),
-                                       cmocka_unit_test(quorum),
-                                       cmocka_unit_test(members),
-                                       cmocka_unit_test(writes),
-                                       cmocka_unit_test(valkey),
-                                       cmocka_unit_test(storage),
-                                       cmocka_unit_test(worst_first_and_bounded)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(all_is_well), cmocka_unit_test(quorum),
+                                       cmocka_unit_test(members),     cmocka_unit_test(writes),
+                                       cmocka_unit_test(valkey),      cmocka_unit_test(storage),
+                                       cmocka_unit_test(maintenance), cmocka_unit_test(worst_first_and_bounded)};
 
     return cmocka_run_group_tests_name("advice", tests, NULL, NULL);
 }

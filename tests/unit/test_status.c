@@ -81,6 +81,8 @@ static void example(struct status *s)
                                            .clock_skew_ms = -1050};
     histogram_add(&s->commit_us, 100);
     histogram_add(&s->commit_us, 100000000);
+    histogram_add(&s->fsync_us, 300);
+    s->draining = true;
 }
 
 static void has(struct buf *out, const char *line)
@@ -109,9 +111,9 @@ static void info_section(void **state)
               "18446744073709551615\r\n");
     has(&out, "\r\nholdfast_role:follower\r\n");
     has(&out, "\r\nholdfast_member0:name=a,zone=az-1,address=h:1,role=voter,state=self,leader=0,match_index=0,"
-              "heard_ms_ago=0,snapshot_index=0,fed_index=0,clock_skew_ms=0\r\n");
+              "heard_ms_ago=0,snapshot_index=0,fed_index=0,clock_skew_ms=0,draining=0\r\n");
     has(&out, "\r\nholdfast_member1:name=b,zone=az-2,address=h:2,role=log-only,state=down,leader=1,match_index=17,"
-              "heard_ms_ago=-1,snapshot_index=0,fed_index=0,clock_skew_ms=-1050\r\n");
+              "heard_ms_ago=-1,snapshot_index=0,fed_index=0,clock_skew_ms=-1050,draining=0\r\n");
     buf_free(&out);
 }
 
@@ -167,6 +169,11 @@ static void metrics_page(void **state)
         "\nholdfast_commit_seconds_bucket{le=\"6.4e-05\"} 0\nholdfast_commit_seconds_bucket{le=\"0.000128\"} 1\n");
     has(&out, "\nholdfast_commit_seconds_bucket{le=\"33.554432\"} 1\nholdfast_commit_seconds_bucket{le=\"+Inf\"} 2\n"
               "holdfast_commit_seconds_sum 100.000100\nholdfast_commit_seconds_count 2\n");
+    has(&out,
+        "\nholdfast_fsync_seconds_bucket{le=\"0.000256\"} 0\nholdfast_fsync_seconds_bucket{le=\"0.000512\"} 1\n");
+    has(&out, "\nholdfast_fsync_seconds_sum 0.000300\nholdfast_fsync_seconds_count 1\n");
+    has(&out, "# TYPE holdfast_draining gauge\nholdfast_draining 1\n");
+    has(&out, "\nholdfast_peer_draining{peer=\"b\",zone=\"az-2\"} 0\n");
     has(&out, "\nholdfast_role{role=\"follower\"} 1\n");
     has(&out, "\nholdfast_role{role=\"leader\"} 0\n");
     has(&out, "# TYPE holdfast_peer_up gauge\nholdfast_peer_up{peer=\"b\",zone=\"az-2\"} 0\n");

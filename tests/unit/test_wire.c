@@ -95,7 +95,8 @@ static size_t fill(struct peer_message *m, struct record **records)
                                        .fed_index = any(),
                                        .valkey_keys = any(),
                                        .log_first = any(),
-                                       .log_only = below(2)};
+                                       .log_only = below(2),
+                                       .draining = below(2)};
         return 0;
     }
     return 0;
