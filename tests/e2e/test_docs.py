@@ -25,7 +25,7 @@ from harness import PATIENCE, TOP, Client, Process, binary, eventually, free_por
 PAGES = ["README.md", "docker/README.md", *sorted(f"config/{p.name}" for p in (TOP / "config").glob("*.md"))]
 PROGRAMS = {"make", "valkey-cli", "build/holdfast", "holdfast", "docker-compose", "bash", "useradd", "systemctl", "find", "openssl", "cp", "dd", "rm"}
 INLINE = {"make", "docker-compose", "bash", "python3", "node", "npm"}
-NO_COMMANDS = ("holdfast ctl [--admin", "| transfer [NAME]", "pause = random", "if redis.call", "return ", "end", "holdfast.service  ", "alerts.yml  ", "OPERATIONS.md  ", "holdfast.conf  ",
+NO_COMMANDS = ("holdfast ctl [--admin", "| transfer [NAME]", "pause = random", "if redis.call", "return redis.call", "return tonumber", "holdfast.service  ", "alerts.yml  ", "OPERATIONS.md  ", "holdfast.conf  ",
                "config.h", "config.c", "config_", "make docker-test", "make deps")
 
 COMPOSE = "docker-compose -f docker/compose.yaml"
@@ -41,6 +41,7 @@ ELSEWHERE = {
     "docker build -f docker/Dockerfile -t holdfast .": (DOCKER_TEST, "def engine", '"docker", "build", "-f", "docker/Dockerfile"'),
     "make": (".ci/run", "step \"build\"", 'make -j"$jobs" all'),
     "make SAN=address,undefined test": (".ci/run", "step \"tests, ASan", "SAN=address,undefined test"),
+    "make test": (".ci/run", "step \"tests, ASan", "SAN=address,undefined test"),
     "make install": ("tests/e2e/test_install.py", "def test_install_and_uninstall", 'make("install", tmp_path)'),
     "systemctl enable --now holdfast": ("tests/e2e/test_install.py", "def test_the_unit_is_one", '"verify"'),
     "make run NODES=1": ("tests/e2e/test_ctl.py", "def test_make_run_one_node", "make_run(1)"),
@@ -110,7 +111,7 @@ def test_every_command_is_executed():
         for number, text in code_of(page):
             command = command_of(text)
             used.add(command)
-            if command in here or command in ELSEWHERE or text.startswith(NO_COMMANDS) or text.split()[0] in names:
+            if command in here or command in ELSEWHERE or text.startswith(NO_COMMANDS) or text == "end" or text.split()[0] in names:
                 continue
             open_.append(f"{page}:{number}: {'nobody executes' if text.split()[0] in PROGRAMS else 'what is'} `{command}`")
     assert not open_, "\n".join(open_)
@@ -126,6 +127,24 @@ def test_who_executes_them_is_there():
     source = (TOP / "tests/e2e/test_docs.py").read_text()
     for name in HERE:
         assert re.search(rf"^def {name}\(", source, re.M) and f"HERE[\"{name}\"]" in source, f"{name} does not go by its list"
+
+
+def anchors(path):
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere():
+    wrong = []
+    for page in [*PAGES, "proxy/README.md", "proxy/DIFFERENCES.md", "log/README.md", "tests/README.md"]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", (TOP / page).read_text()):
+            if "://" not in link:
+                file, _, anchor = link.partition("#")
+                target = ((TOP / page).parent / file).resolve() if file else TOP / page
+                if not target.exists() or (anchor and anchor not in anchors(target)):
+                    wrong.append(f"{page}: {link}")
+    assert not wrong, wrong
 
 
 def sh(command, cwd=TOP, seconds=60, expect=0, **env):
