@@ -165,6 +165,14 @@ void log_transfer(struct log *l, const char *name, uint64_t timeout_ms,
     group_after(l);
 }
 
+/* Who hands over hears of it before the next state would be said. */
+void log_tell_draining(struct log *l, bool draining)
+{
+    l->told.draining = draining;
+    if (l->state_timer != NULL && !l->alone)
+        loop_timer_once(l->state_timer, 0);
+}
+
 /* ---- membership ---- */
 
 enum step { STEP_MEET, STEP_REMOVE, STEP_STANDBY, STEP_CATCH_UP, STEP_VOTER, STEP_END };

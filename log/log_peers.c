@@ -220,13 +220,6 @@ void log_tell(struct log *l, uint64_t fed_index, uint64_t valkey_keys)
     l->told.valkey_keys = valkey_keys;
 }
 
-void log_tell_draining(struct log *l, bool draining)
-{
-    l->told.draining = draining;
-    if (l->state_timer != NULL && !l->alone)
-        loop_timer_once(l->state_timer, 0);
-}
-
 static void say(struct log *l)
 {
     struct peer_message m = {.kind = PEER_STATE, .wall_ms = clock_wall_ms(), .state = l->told};

@@ -125,15 +125,16 @@ static void on_look_out(void *arg)
 {
     struct core_request *r = arg;
     struct core *c = r->core;
+    bool lost = c->lost && !c->going && c->hand_over.phase == HAND_NONE; /* not on the way to another leader */
     char why[256];
 
     if (!c->out.on) {
         end_request(r, false, "it was ended meanwhile");
     } else if (log_alone(c->log) || !c->leads) {
         end_request(r, true, NULL);
-    } else if (c->lost || c->out.failures != r->failures || loop_now_ms(c->loop) >= r->until_ms) {
+    } else if (lost || c->out.failures != r->failures || loop_now_ms(c->loop) >= r->until_ms) {
         (void)snprintf(why, sizeof why, "out of service, but it leads on until another one can: %s",
-                       c->lost                          ? "a majority of the members cannot be reached"
+                       lost                             ? "a majority of the members cannot be reached"
                        : c->out.failures != r->failures ? c->out.why
                                                         : "its Valkey is not ready");
         end_request(r, false, why);
