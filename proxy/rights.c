@@ -176,14 +176,14 @@ static void on_may_write(struct task *t, const char *reply, size_t n)
 }
 
 /* Of this form there is an intent, and it names its keys. */
-static bool is_replayable(struct session *s, const struct command *c, const struct argv *a)
+static bool is_replayable(struct session *s, const struct command *c, const struct argv *a, uint64_t now_ms)
 {
     struct buf intent = {0};
     struct keyset keys = {0};
     bool fits;
 
     command_keys(s->worker->commands, c, a, s->db, &keys);
-    fits = !keys.all && canon_intent(c->canon, a, clock_wall_ms(), &intent) != CANON_NO;
+    fits = !keys.all && canon_intent(c->canon, a, now_ms, &intent) != CANON_NO;
     keyset_clear(&keys);
     buf_free(&intent);
     return fits;
@@ -192,10 +192,13 @@ static bool is_replayable(struct session *s, const struct command *c, const stru
 enum dispatch rights_write(struct session *s, const struct command *c, const struct argv *a)
 {
     struct lane *control = lanes_control(s->worker->lanes);
+    uint64_t now_ms =
+        clock_wall_ms(); /* of both looks: what is still to come for one must not be past for the other */
     struct buf question = {0};
+    enum canon_result form;
     struct task *t;
 
-    if (!is_replayable(s, c, a))
+    if (!is_replayable(s, c, a, now_ms))
         return session_to_pinned(s, OP_CAPTURED, c, a, NULL, &t);
     if (session_needs(s, VIA_WRITER) != HOLD_NONE)
         return session_hold(s, HOLD_CAME);
@@ -204,8 +207,13 @@ enum dispatch rights_write(struct session *s, const struct command *c, const str
     t = session_task(s, OP_CAPTURED);
     t->op.accepted_us = loop_now_us(s->worker->loop);
     rights_question(&question, user_name(s->user != NULL ? s->user : users_default(s->worker->users)), a);
-    if (session_intent(s, t, c, a) == CANON_NO || t->op.request.failed || t->op.sent.failed || question.failed) {
+    form = session_intent(s, t, c, a, now_ms);
+    if (t->op.request.failed || t->op.sent.failed || question.failed) {
         session_answer_error(t, "ERR out of memory for the command");
+    } else if (form == CANON_NO) { /* cannot be: it was looked at */
+        session_answer_error(t, "TRYAGAIN The command was not executed");
+    } else if (!session_intent_fits(s, t)) {
+        session_answer_error(t, session_too_large);
     } else {
         t->checked = true;
         t->on_reply = on_may_write;

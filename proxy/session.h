@@ -286,7 +286,10 @@ void session_send_async(struct session *s, struct lane *l, struct task *t, const
 void session_send_writer(struct session *s, struct task *t);
 /* canon_intent() of a command into t's op: kind, canon, request, args; the keys of its canonical form are added.
  * CANON_NO: nothing was done. */
-enum canon_result session_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a);
+enum canon_result session_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a,
+                                 uint64_t now_ms);
+bool session_intent_fits(const struct session *s, const struct task *t); /* into the log, as it was made canonical */
+extern const char session_too_large[];                                   /* what is answered if not */
 /* The way of a command that reads nothing and writes nothing: a lane, or pinned for sessions with state or without
  * full rights. */
 enum dispatch session_forward(struct session *s, const struct argv *a, task_reply_fn *on_reply, struct task **out);

@@ -221,6 +221,13 @@ static enum dispatch to_async(struct session *s, const struct command *c, const 
 
 /* ---- to the writer lane, by way of the core ---- */
 
+static uint64_t write_bytes_max(const struct worker *w)
+{
+    uint64_t share = w->set.config->log_size_max / WRITE_LOG_SHARE;
+
+    return w->set.config->member_count > 0 && share > GROUP_WRITE_BYTES_MAX ? GROUP_WRITE_BYTES_MAX : share;
+}
+
 static void find_args(struct op *op)
 {
     const char *bytes = buf_head(&op->request);
@@ -249,10 +256,11 @@ static bool choose_id(struct session *s, struct task *t, const struct command *c
     return true;
 }
 
-enum canon_result session_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a)
+enum canon_result session_intent(struct session *s, struct task *t, const struct command *c, const struct argv *a,
+                                 uint64_t now_ms)
 {
     enum canon_result result =
-        choose_id(s, t, c, a) ? CANON_REWRITTEN : canon_intent(c->canon, a, clock_wall_ms(), &t->op.request);
+        choose_id(s, t, c, a) ? CANON_REWRITTEN : canon_intent(c->canon, a, now_ms, &t->op.request);
     const struct command *canonical = c;
     struct argv made;
 
@@ -279,8 +287,18 @@ enum canon_result session_intent(struct session *s, struct task *t, const struct
     return result;
 }
 
+/* What is logged counts, too: with absolute times it may be longer than what was said. */
+bool session_intent_fits(const struct session *s, const struct task *t)
+{
+    return t->op.kind != OP_WRITE || t->op.request.len <= write_bytes_max(s->worker);
+}
+
 void session_send_writer(struct session *s, struct task *t)
 {
+    if (!session_intent_fits(s, t)) {
+        session_answer_error(t, session_too_large);
+        return;
+    }
     if (t->op.request.failed || t->op.sent.failed) {
         session_answer_error(t, "ERR out of memory for the command");
         return;
@@ -299,7 +317,7 @@ static enum dispatch to_writer(struct session *s, bool try_intent, const struct 
         return session_wait_ready(s);
     t = session_task(s, OP_CAPTURED);
     t->op.accepted_us = loop_now_us(s->worker->loop);
-    if (!try_intent || session_intent(s, t, c, a) == CANON_NO) {
+    if (!try_intent || session_intent(s, t, c, a, clock_wall_ms()) == CANON_NO) {
         buf_clear(&t->op.request);
         buf_clear(&t->op.sent);
         buf_append(&t->op.request, a->bytes, a->n);
@@ -431,9 +449,7 @@ enum dispatch session_dispatch(struct session *s, const struct argv *a)
              : w->identity != NULL && w->commands != NULL ? (enum gate_state)atomic_load(&g->state)
                                                           : GATE_SHUT;
     f.refusal = (enum gate_refusal)atomic_load(&g->refusal);
-    f.write_bytes_max = w->set.config->log_size_max / WRITE_LOG_SHARE;
-    if (w->set.config->member_count > 0 && f.write_bytes_max > GROUP_WRITE_BYTES_MAX)
-        f.write_bytes_max = GROUP_WRITE_BYTES_MAX;
+    f.write_bytes_max = write_bytes_max(w);
     f.marker_channel = w->set.marker_channel != NULL ? w->set.marker_channel : "";
     done = serve(s, &f, row);
     if (done == DISPATCHED) {

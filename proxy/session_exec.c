@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "log/base/clock.h"
 #include "log/base/loop.h"
 #include "proxy/canon.h"
 #include "proxy/lane.h"
@@ -114,7 +115,7 @@ static bool add_command(struct session *s, struct task *t, const struct tx_walk 
     buf_clear(&op->request);
     free(op->args);
     op->args = NULL;
-    if (session_intent(s, t, w->command, &w->args) == CANON_NO)
+    if (session_intent(s, t, w->command, &w->args, clock_wall_ms()) == CANON_NO)
         return false;
     buf_append(writes, buf_head(&op->request), op->request.len);
     buf_append(&op->sent, buf_head(&op->request), op->request.len);

@@ -9,6 +9,9 @@
 
 enum { ERROR_BYTES_MAX = 512, UNKNOWN_WORDS_BYTES_MAX = 128 /* as in Valkey */ };
 
+const char session_too_large[] =
+    "ERR the command is larger than the log takes: an eighth of log-size-max, and 64mb in a group";
+
 const char *session_loading_text(const struct worker *w, char *out, size_t size)
 {
     int percent = atomic_load(&w->set.gate->progress_percent);
@@ -71,9 +74,7 @@ void session_refuse(struct session *s, const struct route_facts *f, enum route_w
         (void)snprintf(text, sizeof text, "NOPERM this channel is reserved for Holdfast");
         break;
     case WHY_TOO_LARGE:
-        (void)snprintf(text, sizeof text,
-                       "ERR the command is larger than the log takes: an eighth of log-size-max, "
-                       "and 64mb in a group");
+        (void)snprintf(text, sizeof text, "%s", session_too_large);
         break;
     case WHY_SET_REPL:
         (void)snprintf(text, sizeof text,

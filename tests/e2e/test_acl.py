@@ -1,4 +1,6 @@
 """Users as Valkey defines them: rights are Valkey's to judge, also for what Holdfast answers itself, and change at once."""
+import time
+
 import pytest
 
 from harness import eventually, is_error, wait_until
@@ -376,3 +378,15 @@ def test_users_that_nobody_changed_through_us_are_valkeys_own(rig):
         assert c("ACL", "DELUSER", "file", "new") == 2
     h.restart()
     assert sorted(directly("ACL", "USERS")) == [b"default", b"holdfast"]
+
+
+def test_a_time_that_passes_while_rights_are_asked_for(pair, connect):
+    """A moment so near that one look at the clock finds it to come and the next one past: it is done, in one way or another."""
+    with pair[1].client() as admin:
+        user(admin, "near", "~*", "+@all", "-@dangerous")
+    c = connect("near")
+    for _ in range(400):
+        for ahead in range(3):
+            now = int(time.time() * 1000) + ahead
+            replies = c.pipeline([("SET", "near", "x", "PXAT", now + i // 20) for i in range(100)])
+            assert replies == [b"OK"] * 100, [r for r in replies if r != b"OK"][:3]

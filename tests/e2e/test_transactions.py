@@ -310,3 +310,18 @@ def test_rights_that_change_inside(rig):
         except Closed:
             pass
         assert admin("EXISTS", "k") == 0
+
+
+def test_what_is_logged_counts_not_what_was_queued(rig):
+    """EXPIRE becomes PEXPIREAT, half as long again: a transaction that fits as it was queued, but not into the log as it is logged."""
+    _, h = rig.pair(durability="sync", log_size_max="1mb")  # a command takes an eighth: 131072 bytes
+    with h.client(timeout=60) as c:
+        c("SET", "k", 1)
+        for count, fits in ((3900, False), (2600, True), (3900, False)):
+            replies = c.pipeline([("MULTI",), ("INCR", "k"), *[("EXPIRE", "k", 60)] * count, ("EXEC",)])
+            assert all(r == b"QUEUED" for r in replies[1:-1]), "it fits when it is queued"
+            if fits:
+                assert replies[-1] == [2, *[1] * count]
+            else:
+                assert is_error(replies[-1], "ERR") and "larger than the log takes" in replies[-1].text
+        assert c("GET", "k") == b"2" and c("SET", "k", 3) == b"OK", "those were not executed, and the log goes on"
