@@ -108,8 +108,6 @@ static bool on_met(void *arg, const struct peer_hello *h, char *why, size_t why_
     return true;
 }
 
-enum { SKEW_END_SHARE = 4 }; /* an alarm ends so much below where it begins */
-
 static void note_clock(struct log *l, struct known *k, uint64_t wall_ms)
 {
     int64_t off_ms, max_ms = (int64_t)l->set.clock_skew_max_ms;
@@ -119,7 +117,7 @@ static void note_clock(struct log *l, struct known *k, uint64_t wall_ms)
         return;
     skew_heard(&k->skew, (int64_t)wall_ms - (int64_t)clock_wall_ms(), clock_mono_ms());
     off_ms = k->skew.ms < 0 ? -k->skew.ms : k->skew.ms;
-    off = off_ms > (k->skew_said ? max_ms - max_ms / SKEW_END_SHARE : max_ms);
+    off = off_ms > (k->skew_said ? max_ms - max_ms / 4 : max_ms);
     if (!off && k->skew_said)
         diag_log(l->diag, DIAG_NOTICE, "The clock of node %s is right again: %lld ms off ours", k->member.name,
                  (long long)k->skew.ms);
@@ -182,11 +180,8 @@ static void on_link(void *arg, uint64_t id, bool up, const char *why)
     if (k == NULL || k->up == up)
         return;
     k->up = up;
-    if (up)
-        diag_log(l->diag, DIAG_NOTICE, "Link to node %s is up", k->member.name);
-    else
-        diag_log(l->diag, why != peers_unwanted ? DIAG_WARNING : DIAG_NOTICE, "Link to node %s is down: %s",
-                 k->member.name, why);
+    diag_log(l->diag, up || why == peers_unwanted ? DIAG_NOTICE : DIAG_WARNING, "Link to node %s is %s%s",
+             k->member.name, up ? "up" : "down: ", up ? "" : why);
     l->members_changed = true;
     if (up && l->role == LOG_LOST)
         consensus_campaign_first(l->raft, true); /* its time counts from when somebody is there to vote */
