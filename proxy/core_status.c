@@ -150,7 +150,8 @@ void core_status(struct core *c, struct status *s)
     uint64_t oldest = seq_oldest_us(c->seq), now = loop_now_us(c->loop);
 
     s->state = state_name(c);
-    s->mode = (enum durability)atomic_load(&c->set.gate->mode);
+    /* A follower's own mode is its file's, and takes no part; the log's is what holds for its clients. */
+    s->mode = (enum durability)(node_fed_mode(c->node) >= 0 ? node_fed_mode(c->node) : atomic_load(&c->set.gate->mode));
     s->lag_ms = oldest != 0 && now > oldest ? (now - oldest) / 1000u : 0;
     s->lag_max_ms = (uint64_t)c->config->durability_lag_max_ms;
     s->refusing_writes = c->refusal != WRITES_ACCEPTED;

@@ -137,6 +137,8 @@ const struct node_figures *node_figures(const struct node *n);
 /* The Valkey that was last spoken to, attached or fed; "" before. Until the next turn of the loop. */
 const char *node_valkey_version(const struct node *n);
 const char *node_valkey_run_id(const struct node *n);
+/* The mode that the log names, as far as this node's Valkey has been fed; -1: none, or it is not fed. */
+int node_fed_mode(const struct node *n);
 
 /* ---- the pure part ---- */
 struct node_facts {

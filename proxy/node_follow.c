@@ -370,3 +370,10 @@ void node_follow_more(struct node *n)
     else if (n->state == NODE_FEEDING)
         check_fed(n);
 }
+
+int node_fed_mode(const struct node *n)
+{
+    const struct replay_facts *facts = n->feed != NULL ? feed_facts(n->feed) : NULL;
+
+    return facts != NULL ? facts->mode : -1;
+}

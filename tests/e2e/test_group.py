@@ -829,6 +829,8 @@ def test_the_mode_holds_for_the_group(rig):
         return info_fields(c("INFO", "durability"))["holdfast_mode"], dict(zip(*[iter(c("CONFIG", "GET", "durability"))] * 2))
 
     assert mode() == ("sync", {b"durability": b"sync"})
+    for m in g.followers():  # whatever its file says
+        wait_until(lambda m=m: m.status()["mode"] == "sync", 10, f"{m.name} shows the group's mode")
     assert new.client()("CONFIG", "SET", "loglevel", "verbose") == b"OK"
     new.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "loading the settings again" in new.text(), 5, "SIGHUP is taken")
