@@ -151,7 +151,8 @@ void core_status(struct core *c, struct status *s)
 
     s->state = state_name(c);
     /* A follower's own mode is its file's, and takes no part; the log's is what holds for its clients. */
-    s->mode = (enum durability)(node_fed_mode(c->node) >= 0 ? node_fed_mode(c->node) : atomic_load(&c->set.gate->mode));
+    s->mode =
+        (enum durability)(node_fed_mode(c->node) >= 0 ? node_fed_mode(c->node) : atomic_load(&c->set.gate->mode));
     s->lag_ms = oldest != 0 && now > oldest ? (now - oldest) / 1000u : 0;
     s->lag_max_ms = (uint64_t)c->config->durability_lag_max_ms;
     s->refusing_writes = c->refusal != WRITES_ACCEPTED;
