@@ -336,6 +336,18 @@ bool snapshot_newest(struct log *l, struct snapshot_mark *mark, char *path, size
     return snapshots_newest(l->snapshots, mark, path, path_size);
 }
 
+bool snapshot_open_newest(struct log *l, struct snapshot_mark *mark, struct hash128 *hash, int *fd)
+{
+    struct snapshot_source source;
+
+    if (!snapshots_open_newest(l->snapshots, &source))
+        return false;
+    *mark = source.mark;
+    *hash = source.rdb_hash;
+    *fd = source.fd;
+    return true;
+}
+
 /* ---- opening and closing ---- */
 
 static void broken(void *arg, const char *why)

@@ -215,6 +215,9 @@ void log_fetch_newer(struct log *l);
 /* The newest valid snapshot: true, its mark, and its path in path[] (open it at once: a newer one removes it). false
  * if there is none. A sidecar that does not match its file is damage: failed() is called. */
 bool snapshot_newest(struct log *l, struct snapshot_mark *mark, char *path, size_t path_size);
+/* The same, opened: the RDB at its beginning, the caller's to close, and the hash that all of it has, which is not
+ * compared here. */
+bool snapshot_open_newest(struct log *l, struct snapshot_mark *mark, struct hash128 *hash, int *fd);
 
 /* Drops entries below `index` (on the writer thread, in pieces, between commits). The caller keeps index <= newest
  * mark's log_from. */

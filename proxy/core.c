@@ -257,6 +257,9 @@ static void on_message(struct core *c, const struct message *m)
     case TO_CORE_RELOAD_COMMANDS:
         node_reload_commands(c->node);
         break;
+    case TO_CORE_BACKUP:
+        core_backup(c, m->pointer);
+        break;
     default:
         op_message(c, m);
         break;
@@ -332,6 +335,7 @@ static void on_tick(void *arg)
     }
     core_group_tick(c);
     core_users_tick(c);
+    core_backup_tick(c);
     if (c->drained != NULL && !c->node_stopping && drain_finished(c)) {
         c->node_stopping = true;
         if (log_alone(c->log) || !c->leads || c->lost)
@@ -456,6 +460,7 @@ void core_free(struct core *c)
     seq_detach(c->seq);
     core_decisions(c);
     core_users_end(c);
+    core_backup_end(c);
     node_free(c->node);
     loop_timer_free(c->lane_timer);
     loop_timer_free(c->marker_timer);

@@ -217,6 +217,7 @@ static void step_down(struct core *c)
     uint64_t bytes = log_abandon(c->log);
 
     core_mode_void(c);
+    core_backup_void(c);
     if (answered > 0) {
         c->dropped_writes += answered;
         diag_log(c->diag, DIAG_WARNING,

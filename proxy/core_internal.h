@@ -5,6 +5,7 @@
  *   core_node.c     what the node tells             core_group.c    lead, lost, follow; handing over, making way
  *   core_answers.c  answers that wait for the lease, for zones, for a mode to be committed
  *   core_users.c    Valkey's users, for the group
+ *   core_backup.c   snapshots for clients
  *   core_admin.c    actions of the admin port       core_status.c   figures */
 #ifndef HF_CORE_INTERNAL_H
 #define HF_CORE_INTERNAL_H
@@ -119,6 +120,7 @@ struct core {
 
     uint64_t elections, dropped_writes; /* leaderships begun; async writes given up on losing one */
     struct core_request *requests;      /* core_admin.c */
+    struct backup_ticket *backups;      /* core_backup.c */
 
     void (*drained)(void *arg);
     void *drained_arg;
@@ -167,6 +169,12 @@ void core_users_again(struct core *c); /* the entry that named them goes with th
 void core_users_tick(struct core *c);
 void core_users_moved(struct core *c, uint64_t from, uint64_t to);
 void core_users_end(struct core *c);
+
+/* core_backup.c */
+void core_backup(struct core *c, struct backup_ticket *t); /* takes it */
+void core_backup_tick(struct core *c);
+void core_backup_void(struct core *c); /* this node leads no more */
+void core_backup_end(struct core *c);
 
 /* core_admin.c */
 void core_admin_end(struct core *c); /* after log_close(): what has not been answered is now */

@@ -50,6 +50,8 @@ local_fn local_config_get, local_config_set;
 /* local_info.c */
 /* local_debug: local_debug.c */
 local_fn local_info, local_role, local_proxy, local_whoami, local_acl, local_module, local_debug;
+/* backup.c */
+local_fn local_replconf, local_sync;
 /* local_wait.c */
 local_fn local_wait, local_waitaof;
 void local_wait_tick(struct worker *w, uint64_t now_ms);

@@ -326,6 +326,11 @@ static void finish(struct holdfast *h)
     while (queue_pop(&h->to_worker, &m))
         if (m.kind == TO_WORKER_SHUT)
             free(m.pointer);
+        else if (m.kind == TO_WORKER_BACKUP)
+            backup_ticket_free(m.pointer);
+    while (queue_pop(&h->to_core, &m))
+        if (m.kind == TO_CORE_BACKUP)
+            backup_ticket_free(m.pointer);
     for (size_t i = 0; i < sizeof h->signals / sizeof *h->signals; i++)
         if (h->signals[i] != NULL)
             event_free(h->signals[i]);

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "log/base/hash.h"
+
 struct op;
 
 enum message_kind {
@@ -40,14 +42,16 @@ enum message_kind {
                      committed and in force, with an error as its reply when it is not; NULL: nobody waits (SIGHUP) */
     TO_CORE_SYNC_SESSIONS,   /* number = how many sessions are in sync mode now (server-wide mode included) */
     TO_CORE_RELOAD_COMMANDS, /* an unknown command was seen, or modules changed */
+    TO_CORE_BACKUP,          /* pointer = struct backup_ticket *, the core's until it comes back */
     /* to the worker */
     TO_WORKER_OPEN, /* pointer = struct valkey_identity *, the worker's now: Valkey is ours, forward */
     TO_WORKER_SHUT, /* pointer = malloc'd text (free it): forward nothing, close all connections to Valkey; ops in the
                        worker's hands fail; ops that the core has come back by RELEASE */
     TO_WORKER_CAME, /* op: its reply has come from Valkey (not released yet): the next command may go to another
                        connection */
-    TO_WORKER_RELEASE, /* op: the reply in op->reply may go to the client */
-    TO_WORKER_COMMANDS /* pointer = struct buf *, the raw COMMAND reply, the worker's now: build the table anew */
+    TO_WORKER_RELEASE,  /* op: the reply in op->reply may go to the client */
+    TO_WORKER_COMMANDS, /* pointer = struct buf *, the raw COMMAND reply, the worker's now: build the table anew */
+    TO_WORKER_BACKUP    /* pointer = struct backup_ticket *, the worker's again: a file, or why not */
 };
 
 struct message {
@@ -71,11 +75,27 @@ struct valkey_identity {
     char version[32];
     char server[16]; /* "valkey" or "redis", for HELLO */
     unsigned databases;
-    bool scripts; /* it runs EVAL */
+    bool scripts;   /* it runs EVAL */
     char *commands; /* raw COMMAND reply */
     size_t commands_bytes;
 };
 void valkey_identity_free(struct valkey_identity *v);
+
+/* A client's SYNC: see backup.h. */
+struct backup_ticket {
+    struct backup_ticket *next; /* in the core's hands */
+    uint64_t session;           /* its id */
+    bool own; /* of this node, whatever part it plays (reader-port); else only as long as it leads */
+    /* the core's answer */
+    int fd; /* the snapshot's RDB at its beginning, the holder's to close; -1: none, why */
+    uint64_t bytes, index;
+    struct hash128 hash;
+    char why[160]; /* an error, without '-' and CRLF */
+    /* the core's part */
+    uint64_t after;                      /* a snapshot with a higher number was begun after SYNC came */
+    uint64_t begin_until_ms, attempt_ms; /* how long a snapshot that does not begin is tried again, and when */
+};
+void backup_ticket_free(struct backup_ticket *t); /* closes fd */
 
 /* Published by the core, read by the worker at any time: plain atomics. */
 enum gate_state { GATE_SHUT, GATE_OPEN, GATE_DRAINING };

@@ -129,6 +129,8 @@ struct node_figures {
     char last_rebuild_why[128];
     bool snapshot_running;
     uint64_t snapshot_index, snapshot_bytes, snapshot_unix_ms;
+    uint64_t snapshots_begun; /* of our Valkey; each is numbered so before it forks */
+    uint64_t snapshot_made;   /* the number of the last of them that became the newest */
     uint64_t fed_index; /* FED or FEEDING: entries up to here have been executed by our Valkey; else 0 */
     uint64_t feeds_full, feeds_partial;
     uint64_t valkey_keys; /* how many keys Valkey held when it was last looked at; UINT64_MAX: not known */

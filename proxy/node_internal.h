@@ -51,6 +51,7 @@ struct node_valkey {
 enum snapshot_phase { SNAPSHOT_NONE, SNAPSHOT_TAKING, SNAPSHOT_FINISHING };
 struct node_snapshot {
     enum snapshot_phase phase;
+    uint64_t number; /* figures.snapshots_begun */
     bool adopting;
     bool fed;        /* from a Valkey that is fed: the offset is the feed's */
     uint64_t life;   /* n->life when it was begun */

@@ -126,6 +126,7 @@ static void on_finished(void *arg, bool ok)
     ended(n, ok);
     if (ok) {
         s->pause_ms = 0;
+        n->figures.snapshot_made = s->number;
         n->figures.snapshot_index = s->mark.index;
         n->figures.snapshot_bytes = s->bytes;
         n->figures.snapshot_unix_ms = s->mark.taken_ms;
@@ -174,6 +175,7 @@ bool node_snapshot_open(struct node *n, bool adopting)
         return false;
     }
     *s = (struct node_snapshot){.phase = SNAPSHOT_TAKING,
+                                .number = ++n->figures.snapshots_begun,
                                 .adopting = adopting,
                                 .mark = {.mode = -1},
                                 .life = n->life,

@@ -2,6 +2,7 @@
  * own limits. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "log/base/diag.h"
 #include "proxy/message.h"
@@ -44,4 +45,11 @@ void valkey_identity_free(struct valkey_identity *v)
         return;
     free(v->commands);
     free(v);
+}
+
+void backup_ticket_free(struct backup_ticket *t)
+{
+    if (t->fd >= 0)
+        (void)close(t->fd);
+    free(t);
 }

@@ -78,6 +78,8 @@ void relay_say(struct relay *r, const char *bytes, size_t n)
         return;
     stream_write(r->client, bytes, n);
     r->worker->out_bytes += n;
+    if (stream_pending(r->client) >= RELAY_OUT_BYTES_MAX)
+        relay_kick(r); /* relay_flow(): also when messages come without end */
 }
 
 void relay_error(struct relay *r, const char *text)

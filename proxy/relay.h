@@ -58,8 +58,9 @@ bool relay_extra_read(const void *extra, size_t n, char *address, size_t size);
  *     ready      before anything else: commands may come
  *     farewell   the last word: it closes for a reason that is the client's (CLIENT KILL, a limit)
  *     moved      the last word: the node leads no more. All that was begun has been answered; commands behind that
- *                were not executed and never will be, so they may be sent to the next leader */
-extern const char relay_ready[], relay_farewell[], relay_moved[];
+ *                were not executed and never will be, so they may be sent to the next leader
+ *     bytes      followed by a bulk string: what is in it goes to the client as it is (backup.h) */
+extern const char relay_ready[], relay_farewell[], relay_moved[], relay_bytes[];
 /* Says the last word on an open stream that is nobody's any more, and closes it when that has left. */
 void relay_bye(struct stream *s, const char *text);
 

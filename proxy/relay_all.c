@@ -2,7 +2,8 @@
  *
  * A link may outlive the leadership that it leads to: the former leader closes it, or is cut off and does not. So
  * once another leader is known, a link to the former one is given up as soon as nothing is unanswered, or after
- * RELAY_STALE_MS; and while none is known, after relay-timeout. What it owes is -UNCERTAIN then. */
+ * RELAY_STALE_MS; and while none is known, after relay-timeout. What it owes is -UNCERTAIN then. One that carries a
+ * backup is left alone: the file does not change with the leader. */
 #include <stdio.h>
 #include <string.h>
 
@@ -28,7 +29,7 @@ static const char *staleness(struct relay *r, int part, uint64_t now_ms)
         part == PART_FOLLOWS && w->leader[0] != '\0' && r->leader[0] != '\0' && strcmp(r->leader, w->leader) != 0;
     bool busy = r->count > 0 || r->track.opaque;
 
-    if (!other && part == PART_FOLLOWS) {
+    if (r->backup || (!other && part == PART_FOLLOWS)) {
         r->stale_ms = 0;
         return NULL;
     }

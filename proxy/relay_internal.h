@@ -28,6 +28,7 @@ struct relay {
     bool refused;  /* a protocol error: closes when it was told */
     bool moved;    /* the leader hands over: what it has not answered it has not executed */
     bool rejected; /* the leader does not take the client */
+    bool backup;   /* the leader sends it a file, and does so whoever leads by now: backup.h */
     bool void_tx;  /* MULTI was taken while there was no leader: EXEC will be refused */
     struct stream *client, *link;
     struct log_dial *dial;

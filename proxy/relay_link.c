@@ -16,6 +16,7 @@ enum { KEEP_BYTES_MAX = 1024 }; /* what an idle relay's buffer may hold */
 
 const char relay_ready[] = ">2\r\n$8\r\nholdfast\r\n$5\r\nready\r\n";
 const char relay_moved[] = ">2\r\n$8\r\nholdfast\r\n$5\r\nmoved\r\n";
+const char relay_bytes[] = ">3\r\n$8\r\nholdfast\r\n$5\r\nbytes\r\n";
 const char relay_farewell[] = ">2\r\n$8\r\nholdfast\r\n$5\r\nclose\r\n";
 
 static const char not_executed[] = "CLUSTERDOWN The leader has changed: the command was not executed";
@@ -118,6 +119,16 @@ static bool give_up(struct relay *r, const char *why, bool rejected)
     return false;
 }
 
+/* What is in the bulk string: between its header's end and the last CRLF. */
+static void say_bytes(struct relay *r, const char *bulk, size_t n)
+{
+    const char *end = memchr(bulk, '\n', n);
+
+    CHECK(end != NULL && bulk[0] == '$');
+    r->backup = true;
+    relay_say(r, end + 1, n - (size_t)(end + 1 - bulk) - 2);
+}
+
 static bool on_push(struct relay *r, const char *push, size_t n)
 {
     if (is_word(push, n, relay_farewell))
@@ -130,6 +141,8 @@ static bool on_push(struct relay *r, const char *push, size_t n)
         if (r->state != RELAY_GREETING)
             return give_up(r, "the leader's session began again", false);
         replay_prelude(r);
+    } else if (r->state == RELAY_UP && begins(push, n, relay_bytes)) {
+        say_bytes(r, push + strlen(relay_bytes), n - strlen(relay_bytes));
     } else if (r->state == RELAY_UP) {
         relay_say(r, push, n);
     }
@@ -165,7 +178,7 @@ static bool on_answer(struct relay *r, const char *reply, size_t n)
         wipe(&r->kept);
     relay_pop(r);
     relay_say_due(r);
-    if (r->count == 0 || r->count == RELAY_OPS_MAX - 1 || stream_pending(r->client) >= RELAY_OUT_BYTES_MAX)
+    if (r->count == 0 || r->count == RELAY_OPS_MAX - 1)
         relay_kick(r);
     return true;
 }

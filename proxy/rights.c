@@ -271,7 +271,8 @@ static enum dispatch ask(struct session *s, const struct argv *a)
 static bool is_own(const struct local_row *row)
 {
     return row->run != local_client_list && row->run != local_client_kill && row->run != local_client_pause &&
-           row->run != local_client_unpause && row->run != local_client_unblock && row->run != local_proxy;
+           row->run != local_client_unpause && row->run != local_client_unblock && row->run != local_proxy &&
+           row->run != local_sync;
 }
 
 /* For these the user's own connection carries what Valkey itself looks at. */

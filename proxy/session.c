@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "log/base/stream.h"
+#include "proxy/backup.h"
 #include "proxy/blocked.h"
 #include "proxy/lane.h"
 #include "proxy/pause.h"
@@ -256,6 +257,7 @@ static void on_sent(void *arg)
     struct session *s = arg;
 
     s->soft_since_ms = 0;
+    backup_sent(s);
     if (s->hold == HOLD_ROOM && !session_over_limit(s))
         session_kick(s);
 }
@@ -277,8 +279,15 @@ static bool on_eof(void *arg)
     return true;
 }
 
+static bool on_fill(void *arg)
+{
+    struct session *s = arg;
+
+    return s->backup != NULL && backup_fill(s);
+}
+
 static const struct stream_events session_events = {
-    .data = on_data, .closed = on_closed, .sent = on_sent, .eof = on_eof};
+    .data = on_data, .closed = on_closed, .sent = on_sent, .eof = on_eof, .fill = on_fill};
 
 static struct session *make(struct worker *w, bool unix_socket)
 {
@@ -412,6 +421,7 @@ void session_close(struct session *s, const char *why)
     else
         stream_close(s->stream);
     setup_free(s);
+    s->backup = NULL;
     abandon_tasks(s);
     pinned_close(s, false);
     tx_end(s);
@@ -442,7 +452,7 @@ void session_reset(struct session *s)
     s->watching = s->tracking = s->monitoring = s->no_touch = s->no_evict = s->reply_off = s->skip_next = false;
     s->tracking_bcast = s->redirected_to = s->redirects = s->readonly = false;
     s->channels = s->patterns = s->shard_channels = 0;
-    s->scripts = false;
+    s->scripts = s->rdb_only = s->rdb_part = false;
     s->redirect_id = 0;
     s->proto = 2;
     s->db = 0;
@@ -463,6 +473,7 @@ void session_tick(struct session *s, uint64_t now_ms)
     const struct output_limit *limit = &c->output_limit[pubsub ? OUTPUT_PUBSUB : OUTPUT_NORMAL];
 
     session_say_ready(s);
+    backup_tick(s, now_ms);
     if (s->soft_since_ms != 0 && now_ms - s->soft_since_ms > limit->soft_seconds * 1000u) {
         session_close(s, "output buffer soft limit overcome");
         return;

@@ -172,6 +172,7 @@ struct session {
     bool redirects;     /* CLIENT CAPA REDIRECT */
     bool readonly;      /* READONLY: shown, without effect */
     bool unix_socket;
+    bool rdb_only, rdb_part; /* REPLCONF rdb-only 1; ... rdb-filter-only */
     bool reader; /* came by reader-port: reads from the Valkey of this node, whatever part the node plays */
     bool moves;  /* this node leads no more: nothing starts; when all was answered it becomes a relay, or ends */
     bool gone;   /* the other end has closed */
@@ -199,6 +200,7 @@ struct session {
     const char *last_word;   /* to its relay (relay.h), when it finishes */
     char *through, *address; /* relayed by that node; the client's address there. NULL: came to us */
     struct session_setup *setup;
+    struct task *backup;        /* SYNC, at the head of the FIFO, nothing behind it: backup.h */
     const char *doom;           /* why it is to be closed at the next run; NULL = not */
     const struct command *last; /* for CLIENT LIST; forgotten when the table changes */
     bool ready_owed;            /* a relay's link that has not been told that it may speak */

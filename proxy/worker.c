@@ -16,6 +16,7 @@
 
 #include "log/base/clock.h"
 #include "log/base/stream.h"
+#include "proxy/backup.h"
 #include "proxy/blocked.h"
 #include "proxy/canon.h"
 #include "proxy/lane.h"
@@ -213,6 +214,9 @@ static void on_message(struct worker *w, const struct message *m)
     case TO_WORKER_RELEASE:
         on_release(w, m->op);
         break;
+    case TO_WORKER_BACKUP:
+        backup_came(w, m->pointer);
+        break;
     case TO_WORKER_COMMANDS:
         take_commands(w, buf_head(reply), reply->len);
         buf_free(reply);
@@ -280,7 +284,7 @@ static void tell_unanswered(struct worker *w)
     blocked_release(w);
     TAILQ_FOREACH(s, &w->sessions, in_worker)
     {
-        n += s->reader ? 0 : s->op_count;
+        n += s->reader || s->backup != NULL ? 0 : s->op_count; /* a backup has nothing beside it */
     }
     atomic_store(&w->set.gate->unanswered, n < INT_MAX ? (int)n : INT_MAX);
 }
@@ -321,7 +325,7 @@ static void drain_step(struct worker *w, uint64_t now_ms)
     blocked_release(w);
     TAILQ_FOREACH(s, &w->sessions, in_worker)
     {
-        idle = idle && s->op_count == 0 && stream_pending(s->stream) == 0;
+        idle = idle && (s->backup != NULL || (s->op_count == 0 && stream_pending(s->stream) == 0));
     }
     idle = idle && relays_idle(w, now_ms);
     if (!idle && now_ms < w->drain_until_ms)

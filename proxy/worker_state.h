@@ -67,6 +67,7 @@ struct worker {
     TAILQ_HEAD(, session) sessions, run, waiting, blockers;
     TAILQ_HEAD(, relay) relays, relay_run;
     size_t session_count, relay_count;
+    size_t backups; /* under way: backup.h */
     struct loop_timer *relay_tick; /* while commands wait for a leader */
     bool relay_ticking, last_open;
     char leader[CONFIG_TEXT_MAX]; /* as last seen; "" = not known */

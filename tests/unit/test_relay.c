@@ -102,43 +102,6 @@ static void long_pipelines(void **state)
     rw_expect_open(w, c);
 }
 
-/* A client that does not read holds up the leader, and nothing grows. */
-static void large_replies_and_slow_clients(void **state)
-{
-    const size_t size = 64u << 20;
-    char head[32], *chunk = must_calloc(1, 1 << 20);
-    size_t sent = 0, got = 0, stuck = 0;
-    int n = snprintf(head, sizeof head, "$%zu\r\n", size);
-
-    (void)state;
-    memset(chunk, 'x', 1 << 20);
-    rw_say(w, c, GET_A GET_A);
-    rw_expect(w, w->leader, GET_A GET_A);
-    rw_say(w, w->leader, head);
-    while (sent < size) {
-        size_t most = size - sent < 1 << 20 ? size - sent : 1 << 20;
-        ssize_t step = send(w->leader, chunk, most, MSG_NOSIGNAL);
-
-        sent += step > 0 ? (size_t)step : 0;
-        rw_turns(w, 0);
-    }
-    rw_say(w, w->leader, "\r\n$100000000\r\n");
-    while (stuck < 50) { /* the second reply: the first has not been read */
-        ssize_t step = send(w->leader, chunk, 4096, MSG_NOSIGNAL);
-
-        stuck = step > 0 ? 0 : stuck + 1;
-        sent += step > 0 ? (size_t)step : 0;
-        assert_true(sent < size + (4u << 20));
-        rw_turns(w, 1);
-    }
-    while (got < size + (size_t)n + 2) {
-        (void)rw_hear(w, c);
-        got += w->read_n;
-    }
-    assert_int_equal(got, size + (size_t)n + 2);
-    free(chunk);
-}
-
 static void protocol_errors(void **state)
 {
     (void)state;
@@ -471,7 +434,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(passes_requests_and_replies),
         TEST(long_pipelines),
-        TEST(large_replies_and_slow_clients),
         TEST(protocol_errors),
         TEST(quit_and_half_close),
         TEST(cut_everywhere),
