@@ -10,7 +10,7 @@ set -eu
 
 common=(build-essential pkg-config libevent-dev liblmdb-dev libxxhash-dev uthash-dev libjansson-dev libcmocka-dev
         libssl-dev openssl
-        python3-pytest python3-pytest-timeout python3-pytest-xdist python3-redis python3-selenium chromium chromium-driver prometheus haproxy nutcracker curl iproute2 nftables)
+        python3-pytest python3-pytest-timeout python3-pytest-xdist python3-redis python3-selenium chromium chromium-driver prometheus prometheus-redis-exporter haproxy nutcracker curl iproute2 nftables)
 [ "${DOCKER:-0}" = 0 ] || common+=(docker.io docker-compose debootstrap iptables)
 backports=(valkey-server valkey-tools libraft-dev)
 raft_min=0.22
@@ -94,7 +94,7 @@ fi
 [ ${#missing[@]} -eq 0 ] || apt install -y --no-install-recommends "${missing[@]}"
 
 # New servers stay off at boot, too: they are tools here.
-for p in valkey-server haproxy nutcracker prometheus; do
+for p in valkey-server haproxy nutcracker prometheus prometheus-redis-exporter; do
     [[ " ${missing[*]} ${missing_backports[*]} " = *" $p "* ]] || continue
     if command -v systemctl > /dev/null; then "${sudo[@]}" systemctl disable "$p" > /dev/null 2>&1 || true; fi
 done
