@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Holdfast beside a bare Valkey, HAProxy and nutcracker, on this machine, in one run.
 
-    run.py [--quick] [--rounds N] [--only PART ...] [--json FILE]        parts: get set tls sync commands zones failover mixed log memory
+    run.py [--quick] [--rounds N] [--only PART ...] [--json FILE]        parts: get set tls watched sync commands zones failover mixed log memory
 
 What counts are ratios. Each round measures every subject once, the direct one and the proxies in turns and in changing order, so
 that a noise of the machine meets all of them; a ratio is the median of the rounds' own ratios. Every server runs in a temporary
@@ -29,7 +29,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "tests" / "e2e"))
@@ -38,7 +40,7 @@ from certificates import Authority  # noqa: E402
 from group import Group  # noqa: E402
 from harness import Holdfast, Process, Valkey, free_port, tool, wait_until  # noqa: E402
 
-PARTS = ["get", "set", "tls", "sync", "commands", "zones", "failover", "mixed", "log", "memory"]
+PARTS = ["get", "set", "tls", "watched", "sync", "commands", "zones", "failover", "mixed", "log", "memory"]
 CLIENTS, BYTES, KEYS = 50, 100, 100_000
 IDLE_CONNECTIONS = 2000
 MIXED_SET_SHARE = 0.2
@@ -120,6 +122,8 @@ class Servers:
             return self.group(place)
         if name == "direct+tls":
             return self.valkey_tls(place, free_port())
+        if name == "aof+tls":
+            return self.valkey_tls(place, free_port(), "--appendonly", "yes", "--appendfsync", "always")
         if name == "holdfast+tls":
             return self.holdfast_tls(place)
         if name == "replicated":
@@ -143,8 +147,8 @@ class Servers:
         return {"tls-port": port, "tls-auth-clients": "no", "tls-cert-file": self.certificate.crt, "tls-key-file": self.certificate.key,
                 "tls-ca-cert-file": self.authority.crt}
 
-    def valkey_tls(self, place, port):
-        return self.with_tls(Valkey(place, *(w for k, v in self.tls_options(port).items() for w in (f"--{k}", v))), port)
+    def valkey_tls(self, place, port, *more):
+        return self.with_tls(Valkey(place, *more, *(w for k, v in self.tls_options(port).items() for w in (f"--{k}", v))), port)
 
     @staticmethod
     def with_tls(thing, port):
@@ -325,6 +329,61 @@ def part_tls(bench):
         found = bench.rounds_of(label, ["direct+tls", "holdfast+tls"], lambda s: bench.benchmark(s, test, pipeline))
         bench.row(f"{label}: throughput", ratio(found, "holdfast+tls", "direct+tls", "rps"), None)
         bench.row(f"{label}: p50", ratio(found, "holdfast+tls", "direct+tls", "p50"), None, at_most=True)
+    with bench.servers.get("holdfast+tls").client() as c:
+        assert c("CONFIG", "SET", "durability", "sync") == b"OK"
+    label = "TLS: sync SET / appendfsync always"
+    found = bench.rounds_of(label, ["aof+tls", "holdfast+tls"], lambda s: bench.benchmark(s, "set"))
+    bench.row(f"{label}: throughput", ratio(found, "holdfast+tls", "aof+tls", "rps"), None)
+    bench.row(f"{label}: p50", ratio(found, "holdfast+tls", "aof+tls", "p50"), None, at_most=True)
+    with bench.servers.get("holdfast+tls").client() as c:
+        assert c("CONFIG", "SET", "durability", "async") == b"OK"
+
+
+class Watchers:
+    """Prometheus, and three people with the page open: each asks once a second."""
+
+    PATHS = ("/metrics", "/history", "/history", "/history")
+
+    def __init__(self, port):
+        self.over, self.answers, self.port = threading.Event(), 0, port
+        self.threads = [threading.Thread(target=self.watch, args=(path,), daemon=True) for path in self.PATHS]
+
+    def watch(self, path):
+        since = int(time.time() * 1000)
+        while True:
+            of = f"?since={since}" if path == "/history" else ""
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}{of}", timeout=10) as answer:
+                assert answer.read()
+            since = int(time.time() * 1000)
+            self.answers += 1
+            if self.over.wait(1):
+                return
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for t in self.threads:
+            t.join()
+        assert self.answers >= len(self.threads), "somebody got no answer"
+
+
+def part_watched(bench):
+    """With its metrics scraped and its page looked at, against nobody watching."""
+    port = bench.servers.get("holdfast").admin_port
+    for mode, test in (("sync", "get"), ("async", "set")):
+        bench.servers.mode(mode)
+
+        def measure(subject):
+            with Watchers(port) if subject == "watched" else contextlib.nullcontext():
+                return bench.benchmark("holdfast", test)  # noqa: B023
+        label = f"{mode} {test.upper()}, watched / not watched"
+        found = bench.rounds_of(label, ["alone", "watched"], measure)
+        bench.row(f"{label}: throughput", ratio(found, "watched", "alone", "rps"), None)
+        bench.row(f"{label}: p50", ratio(found, "watched", "alone", "p50"), None, at_most=True)
 
 
 def part_sync(bench):
