@@ -184,6 +184,7 @@ install: all
 	install -D -m 644 config/holdfast.conf $(DESTDIR)$(PREFIX)/share/holdfast/holdfast.conf
 	for page in README.md config/*.md proxy/DIFFERENCES.md; do install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/doc/holdfast/$$page || exit; done
 	[ -e $(DESTDIR)$(SYSCONFDIR)/holdfast/holdfast.conf ] || install -D -m 640 config/holdfast.conf $(DESTDIR)$(SYSCONFDIR)/holdfast/holdfast.conf
+	! getent group holdfast > /dev/null || chgrp holdfast $(DESTDIR)$(SYSCONFDIR)/holdfast/holdfast.conf # the unit's user reads it
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's|/usr/local|$(PREFIX)|g; s|/etc/holdfast|$(SYSCONFDIR)/holdfast|g' config/holdfast.service > $(DESTDIR)$(UNITDIR)/holdfast.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/holdfast.service

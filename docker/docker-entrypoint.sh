@@ -27,6 +27,9 @@ if [ "$1" = holdfast ] && [ "${2:-}" != ctl ]; then
         [ "$name" != HOLDFAST_EXTRA_FLAGS ] || continue
         setting=$(printf %s "${name#HOLDFAST_}" | tr 'A-Z_' 'a-z-')
         value=$(printenv "$name")
+        case $name=$value in # what Kubernetes says of a Service by the name of holdfast
+        *_SERVICE_HOST=* | *_SERVICE_PORT=* | *_SERVICE_PORT_*=* | *=tcp://* | *_PORT_[0-9]*_*=*) continue ;;
+        esac
         case $setting in
         member)
             members=$value

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <event2/buffer.h>
+#include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
@@ -31,7 +32,12 @@
 #include "proxy/page.h"
 #include "proxy/status.h"
 
-enum { ADMIN_HEADER_BYTES_MAX = 8 * 1024, ADMIN_BODY_BYTES_MAX = 4 * 1024, ADMIN_TIMEOUT_S = 10 };
+enum {
+    ADMIN_HEADER_BYTES_MAX = 8 * 1024,
+    ADMIN_BODY_BYTES_MAX = 4 * 1024,
+    ADMIN_INPUT_BYTES_MAX = 16 * 1024,
+    ADMIN_TIMEOUT_S = 10
+};
 
 void admin_answer(struct evhttp_request *request, int code, const char *type, const struct buf *body)
 {
@@ -41,6 +47,7 @@ void admin_answer(struct evhttp_request *request, int code, const char *type, co
 
     (void)evhttp_add_header(headers, "Content-Type", type);
     (void)evhttp_add_header(headers, "Cache-Control", "no-store");
+    (void)evhttp_add_header(headers, "Connection", "close"); /* one request each: nobody can pile up answers */
     if (evhttp_request_get_command(request) ==
         EVHTTP_REQ_HEAD) { /* RFC 9110, 9.3.2: the length, not the body; evhttp would send it */
         char length[24];
@@ -203,6 +210,17 @@ static void on_request(struct evhttp_request *request, void *arg)
            "no such page; there are /, /metrics, /status, /history, /members, /healthz, /readyz\n");
 }
 
+/* Without a mark evhttp would read whatever comes, while an answer is on its way. */
+static struct bufferevent *new_connection(struct event_base *base, void *arg)
+{
+    struct bufferevent *b = bufferevent_socket_new(base, -1, 0);
+
+    (void)arg;
+    if (b != NULL)
+        bufferevent_setwatermark(b, EV_READ, 0, ADMIN_INPUT_BYTES_MAX);
+    return b;
+}
+
 struct admin *admin_new(struct loop *l, const struct diag *d, const struct config *c,
                         const struct status *(*fill)(void *arg), const struct admin_actions *actions, void *arg,
                         char *why, size_t why_size)
@@ -224,6 +242,7 @@ struct admin *admin_new(struct loop *l, const struct diag *d, const struct confi
     /* All methods come to us: evhttp would answer the others itself, with 501 where 405 is right. */
     evhttp_set_allowed_methods(a->http, UINT16_MAX);
     evhttp_set_gencb(a->http, on_request, a);
+    evhttp_set_bevcb(a->http, new_connection, NULL);
     if (evhttp_bind_socket_with_handle(a->http, c->admin_bind, (uint16_t)c->admin_port) == NULL) {
         (void)snprintf(why, why_size, "admin port: can't listen on %s port %d: %s", c->admin_bind, c->admin_port,
                        strerror(errno));

@@ -65,7 +65,13 @@ static void missing_member(const struct status *s, const struct status_member *m
     static const char todo[] =
         "Start it. If its disk is lost: start it with an empty data directory, then holdfast ctl "
         "replace.";
-    const char *last = missing * 2 + 1 >= s->member_count ? " One more loss ends service." : "";
+    size_t voters = 0, majority;
+    const char *last;
+
+    for (size_t i = 0; i < s->member_count; i++)
+        voters += !is(s->members[i].role, "standby");
+    majority = voters / 2 + 1;
+    last = voters - missing == majority ? " One more loss ends service." : "";
 
     if (m->heard_ms_ago == UINT64_MAX)
         add(out, ADVICE_WARNING, todo, "%s (%s) has not been heard since this node started.%s", m->name, m->zone,
@@ -80,7 +86,7 @@ static void members(const struct status *s, uint64_t clock_skew_max_ms, struct a
     size_t missing = 0;
 
     for (size_t i = 0; i < s->member_count; i++)
-        missing += is_missing(&s->members[i]);
+        missing += is_missing(&s->members[i]) && !is(s->members[i].role, "standby");
     for (size_t i = 0; i < s->member_count; i++) {
         const struct status_member *m = &s->members[i];
 

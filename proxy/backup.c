@@ -32,7 +32,7 @@ struct backup {
     struct hash128 hash; /* that the whole must have */
     struct hasher *hasher;
     uint64_t active_ms; /* the last sign of life; the last progress */
-    size_t unsent;      /* when that was seen */
+    uint64_t taken;     /* bytes that the client's side had taken when that was seen */
 };
 
 static void backup_free(void *context)
@@ -241,11 +241,13 @@ void backup_tick(struct session *s, uint64_t now_ms)
 {
     struct backup *b = backup_of(s);
     size_t unsent = stream_pending(s->stream);
+    uint64_t taken;
 
     if (b == NULL)
         return;
-    if (b->sending && unsent != b->unsent) {
-        b->unsent = unsent;
+    taken = b->at > unsent ? b->at - unsent : 0;
+    if (b->sending && taken != b->taken) {
+        b->taken = taken;
         b->active_ms = now_ms;
     } else if (b->sending && now_ms - b->active_ms >= BACKUP_SILENCE_MS_MAX) {
         s->doom = "it takes nothing of its backup";

@@ -33,7 +33,7 @@ static const char *objection(const struct core *c, const struct backup_ticket *t
         return "ERR this node has no Valkey";
     if (t->own)
         return NULL;
-    if (!c->leads)
+    if (!c->leads || !c->attached) /* elected, and still a follower's Valkey: it may lack the last writes */
         return "TRYAGAIN leadership has moved, there is no backup yet";
     return c->lost ? "CLUSTERDOWN No majority: it cannot be known whether a backup would be whole" : NULL;
 }
@@ -63,6 +63,8 @@ static bool look(struct core *c, struct backup_ticket **at, uint64_t now_ms)
 
     if (why == NULL && node_figures(c->node)->snapshot_made > t->after && !open_file(c, t))
         why = "ERR the snapshot cannot be opened";
+    if (node_figures(c->node)->snapshot_running)
+        t->begin_until_ms = now_ms + BEGIN_MS_MAX; /* an earlier one: what counts is how long ours does not begin */
     if (why == NULL && t->fd < 0 && !node_figures(c->node)->snapshot_running) {
         if (now_ms >= t->begin_until_ms) {
             why = "ERR no snapshot could be taken at present: Holdfast's log says why";

@@ -173,7 +173,7 @@ static void on_lead(void *arg, bool same, uint64_t open_index)
     core_set_part(c, PART_LEADS);
     if (same && c->kept) {
         core_log_moved(c, c->lost_index, open_index);
-        diag_log(c->diag, DIAG_NOTICE, "Nobody else has led: nothing was lost, what has gathered is logged now");
+        diag_log(c->diag, DIAG_NOTICE, "Nobody else has led: what has gathered is logged now");
         return;
     }
     if (!c->attached) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "proxy/core_internal.h"
+#include "proxy/router.h"
 #include "proxy/status.h"
 
 static const char *state_name(const struct core *c)
@@ -155,7 +156,8 @@ void core_status(struct core *c, struct status *s)
         (enum durability)(node_fed_mode(c->node) >= 0 ? node_fed_mode(c->node) : atomic_load(&c->set.gate->mode));
     s->lag_ms = oldest != 0 && now > oldest ? (now - oldest) / 1000u : 0;
     s->lag_max_ms = (uint64_t)c->config->durability_lag_max_ms;
-    s->refusing_writes = c->refusal != WRITES_ACCEPTED;
+    /* Of a connection that chose no mode itself. */
+    s->refusing_writes = route_refuses_writes(&(struct route_facts){.mode = s->mode, .refusal = c->refusal});
     s->pending_intents = f.pending_intents;
     s->tainted_keys = f.tainted_keys;
     s->tainted_all = f.tainted_all;

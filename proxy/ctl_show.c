@@ -133,7 +133,7 @@ int ctl_show_members(const struct ctl *c)
     }
     buf_free(&answer.body);
     json_decref(object);
-    return c->json || object != NULL ? CTL_OK : CTL_FAILED;
+    return (c->json && answer.code == HTTP_DONE) || object != NULL ? CTL_OK : CTL_FAILED;
 }
 
 static void print_valkey(const json_t *s)
@@ -196,7 +196,7 @@ int ctl_show_status(const struct ctl *c)
     }
     buf_free(&answer.body);
     json_decref(object);
-    return c->json || object != NULL ? CTL_OK : CTL_FAILED;
+    return (c->json && answer.code == HTTP_DONE) || object != NULL ? CTL_OK : CTL_FAILED;
 }
 
 int ctl_show_ready(const struct ctl *c)

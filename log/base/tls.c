@@ -44,12 +44,14 @@ static bool refuse(const char *file, char *why, size_t why_size)
     return false;
 }
 
-/* A revocation list that is not there, or overdue, refuses nobody; what it says does (RFC 5280, 6.3). */
+/* A revocation list that is not there, overdue, or from a clock ahead of ours refuses nobody; what it says does
+ * (RFC 5280, 6.3). */
 static int on_verified(int fine, X509_STORE_CTX *chain)
 {
     int error = X509_STORE_CTX_get_error(chain);
 
-    if (fine || (error != X509_V_ERR_UNABLE_TO_GET_CRL && error != X509_V_ERR_CRL_HAS_EXPIRED))
+    if (fine || (error != X509_V_ERR_UNABLE_TO_GET_CRL && error != X509_V_ERR_CRL_HAS_EXPIRED &&
+                 error != X509_V_ERR_CRL_NOT_YET_VALID))
         return fine;
     X509_STORE_CTX_set_error(chain, X509_V_OK);
     return 1;

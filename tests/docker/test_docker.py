@@ -151,6 +151,10 @@ def test_image(engine):
     assert ">>> 'port nothing'" in said, said
     said = engine.run("docker", "run", "--rm", "-e", "HOLDFAST_MEMBER=a az-a x:1;b az-b y:2;", "-e", "HOLDFAST_NODE=q", "holdfast", check=False).stdout
     assert "FATAL CONFIG" in said and "q" in said, said
+    said = engine.run("docker", "run", "--rm", "-e", "HOLDFAST_SERVICE_HOST=10.96.0.10", "-e", "HOLDFAST_SERVICE_PORT=6379", "-e",
+                      "HOLDFAST_PORT=tcp://10.96.0.10:6379", "-e", "HOLDFAST_PORT_6379_TCP_ADDR=10.96.0.10", "-e", "HOLDFAST_DURABILITY=perhaps",
+                      "holdfast", check=False).stdout
+    assert ">>> 'durability perhaps'" in said, f"what Kubernetes says of a Service is no setting: {said}"
     base, ours = (int(engine.run("docker", "image", "inspect", "-f", "{{.Size}}", i).stdout) for i in ("debian:trixie-slim", "holdfast"))
     assert ours - base < 60_000_000, f"{(ours - base) / 1e6:.0f} MB on top of the base"
 

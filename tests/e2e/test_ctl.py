@@ -108,6 +108,7 @@ def test_who_may_act(rig):
     assert post(wide, "/snapshot") == 401 and wide.http("/members")[0] == 401 and wide.http("/readyz")[0] == 200
     assert post(wide, "/snapshot", {"Authorization": "Bearer secret"}) == 200
     assert ctl("status", admin=wide.admin_port)[0] == 1 and ctl("--token", "wrong", "status", admin=wide.admin_port)[0] == 1
+    assert ctl("--json", "status", admin=wide.admin_port)[0] == 1 and ctl("--json", "members", admin=wide.admin_port)[0] == 1
     assert ctl("--token", "secret", "snapshot", admin=wide.admin_port)[:2] == (0, "done\n")
     assert ctl("ready", admin=wide.admin_port)[:2] == (0, "ok\n")
     with wide.client() as c:

@@ -34,6 +34,8 @@ EXAMPLES_TEST = ("tests/clients/test_clients_python_examples.py", "def test_ever
 # command: (file, what begins its test, what it executes)
 ELSEWHERE = {
     f"{COMPOSE} up -d --build": (DOCKER_TEST, "def test_three_zones", '"up", "-d"'),
+    "valkey-cli -p 6379 --rdb /var/backups/orders.rdb": ("tests/e2e/test_backup.py", "def ask_cli", '"-p", port, *words, "--rdb", file'),
+    "valkey-cli -p 6479 --rdb /var/backups/orders.rdb": ("tests/e2e/test_backup.py", "reader_port", '"-p", port, *words, "--rdb", file'),
     f"{COMPOSE} up -d": (DOCKER_TEST, "def test_three_zones", 'stack.compose("up", "-d")'),
     f"{COMPOSE} ps": (DOCKER_TEST, "def test_three_zones", 'self.compose("ps"'),
     f"{COMPOSE} kill valkey-a holdfast-a": (DOCKER_TEST, "def test_three_zones", 'stack.compose("kill", f"valkey-{leader}", f"holdfast-{leader}")'),

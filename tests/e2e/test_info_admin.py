@@ -1,6 +1,8 @@
 """What Holdfast says of itself: INFO, /metrics, /status, /healthz, /readyz, while it serves, stalls, and has no Valkey."""
+import contextlib
 import json
 import re
+import socket
 import time
 
 import pytest
@@ -107,6 +109,13 @@ def test_http_manners(rig):
     assert h.http("/metrics", "HEAD") == (200, "")
     with pytest.raises(AssertionError):
         parse_metrics("not a metric\n")
+    with socket.create_connection(("127.0.0.1", h.admin_port), timeout=20) as s:  # answers do not pile up for who does not read
+        s.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while more := s.recv(65536):
+                answer += more
+        assert answer.count(b"HTTP/1.1 200") == 1, "one request for each connection"
 
 
 def test_while_the_log_is_stalled(rig):

@@ -353,15 +353,16 @@ static void loading_while_valkey_is_away(void **state)
 static void never_available(void **state)
 {
     static const char *const no[] = {
-        "REPLICAOF NO ONE", "slaveof no one", "FAILOVER", "PSYNC ? -1",        "SYNC",
-        "REPLCONF ACK 1",   "DEBUG SLEEP 1",  "SHUTDOWN", "MIGRATE h 1 k 0 1", "CLIENT IMPORT-SOURCE ON",
-        "PFDEBUG x y",      "CLUSTER RESET"};
+        "REPLICAOF NO ONE",  "slaveof no one",          "FAILOVER",    "PSYNC ? -1",   "DEBUG SLEEP 1", "SHUTDOWN",
+        "MIGRATE h 1 k 0 1", "CLIENT IMPORT-SOURCE ON", "PFDEBUG x y", "CLUSTER RESET"};
 
     (void)state;
     for (size_t i = 0; i < sizeof no / sizeof *no; i++) {
         expect_refused(sync_session, no[i], WHY_NOT_AVAILABLE);
         expect_refused(async_session, no[i], WHY_NOT_AVAILABLE);
     }
+    expect(sync_session, "SYNC", ROUTE_LOCAL, OP_LOCAL); /* for a backup; local_sync() refuses the rest */
+    expect(sync_session, "REPLCONF rdb-only 1", ROUTE_LOCAL, OP_LOCAL);
 }
 
 static void marker_channel_is_ours(void **state)

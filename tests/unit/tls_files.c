@@ -107,7 +107,8 @@ void tls_revoke(struct tls_issuer *i, const char *dir, const char *name, const c
 {
     X509_CRL *list = X509_CRL_new();
     X509_REVOKED *row = X509_REVOKED_new();
-    ASN1_TIME *begin = ASN1_TIME_adj(NULL, time(NULL), 0, -7200), *due = ASN1_TIME_adj(NULL, time(NULL), 0, due_s);
+    ASN1_TIME *begin = ASN1_TIME_adj(NULL, time(NULL), 0, due_s - 7200),
+              *due = ASN1_TIME_adj(NULL, time(NULL), 0, due_s);
     char path[TLS_PATH_BYTES_MAX];
     X509 *c;
     FILE *f;

@@ -11,7 +11,8 @@ struct tls_issuer;
 /* <dir>/<name>.crt; the issuer is the caller's: tls_issuer_free(). */
 struct tls_issuer *tls_issuer_new(const char *dir, const char *name);
 void tls_issuer_free(struct tls_issuer *i);
-/* Appends to <dir>/<file>.crt a list by which the issuer revokes <dir>/<name>.crt; it is due in `due_s` from now. */
+/* Appends to <dir>/<file>.crt a list by which the issuer revokes <dir>/<name>.crt; it is due in `due_s` from now, and
+ * two hours old then. */
 void tls_revoke(struct tls_issuer *i, const char *dir, const char *name, const char *file, long due_s);
 
 struct tls_wish {
