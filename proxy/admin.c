@@ -87,6 +87,8 @@ static void why_not_ready(const struct status *s, struct buf *out)
             buf_printf(out, " (%.0f %%)", s->rebuild_progress * 100);
     } else if (s->log_stalled) {
         buf_printf(out, "the log is stalled: %s", s->log_stalled_why);
+    } else if (s->detached) {
+        buf_text(out, "the majority of the members is lost: sync writes and reads are refused");
     } else if (s->refusing_writes) {
         buf_printf(out,
                    "writes are refused: the oldest write not durable is %" PRIu64

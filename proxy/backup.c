@@ -87,9 +87,8 @@ static const char *objection(const struct session *s)
     if (s->rdb_part)
         return "ERR SYNC is not available through Holdfast: a backup is of everything, not of a part";
     if (!s->rdb_only)
-        return "ERR SYNC is not available through Holdfast: it replicates by itself. For a backup REPLCONF rdb-only "
-               "1 "
-               "comes first, as valkey-cli --rdb does it";
+        return "ERR SYNC is not available through Holdfast: it replicates by itself. For a backup REPLCONF "
+               "rdb-only 1 comes first, as valkey-cli --rdb does it";
     if (session_stateful(s) || s->reply_off || s->skip_next)
         return "ERR SYNC needs a connection without subscriptions, tracking, WATCH or CLIENT REPLY OFF";
     if (s->worker->backups >= BACKUPS_MAX)

@@ -131,14 +131,14 @@ static void group_part(struct core *c, struct status *s)
     s->single_zone = single_zone(members, s->member_count);
 }
 
-/* A leader is ready when it accepts writes; a follower, when what it relays arrives: the leader is known, and there
- * is a link to it. */
+/* A leader is ready when it accepts writes of every mode, and so has its majority; a follower, when what it relays
+ * arrives: the leader is known, and there is a link to it. */
 static bool is_ready(const struct core *c, const struct status *s)
 {
     if (c->drained != NULL || c->out.on)
         return false;
     if (log_role(c->log) != LOG_FOLLOWS)
-        return c->worker_open && !s->refusing_writes;
+        return c->worker_open && c->refusal == WRITES_ACCEPTED;
     for (size_t i = 0; i < s->member_count; i++)
         if (s->members[i].leader && s->members[i].connected)
             return true;

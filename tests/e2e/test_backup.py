@@ -277,11 +277,30 @@ def test_what_was_replaced_meanwhile_arrives_whole(rig):
             c("FLUSHALL")
             assert h.http("/snapshot", "POST")[0] == 200
             data += slow.rest()
-    assert len(data) == size and data.startswith(b"REDIS") or data.startswith(b"VALKEY")
+    assert len(data) == size and data.startswith((b"REDIS", b"VALKEY"))
     file = rig.dir / "slow.rdb"
     file.write_bytes(data)
     assert loaded(rig, file).digest() == digest
     wait_until(lambda: not held_files(h), 20, "no file is held")
+
+
+def test_asked_for_during_a_long_snapshot(rig):
+    """Longer than a snapshot that does not begin is waited for: it gets the next one, with what was written meanwhile."""
+    v, h = rig.pair()
+    with h.client() as c, v.client() as direct, concurrent.futures.ThreadPoolExecutor() as pool:
+        for n in range(8):
+            assert c("SET", f"k{n}", n) == b"OK"
+        assert direct("CONFIG", "SET", "rdb-key-save-delay", 1000000) == b"OK"  # a second for each key
+        long = pool.submit(h.http, "/snapshot", "POST")
+        wait_until(lambda: b"rdb_bgsave_in_progress:1" in direct("INFO", "persistence"), 10, "Valkey has forked")
+        assert direct("CONFIG", "SET", "rdb-key-save-delay", 0) == b"OK"
+        assert c("SET", "meanwhile", 1) == b"OK"
+        began = time.monotonic()
+        file = backup(h.port, rig.dir / "after.rdb")
+        assert time.monotonic() - began > 5, "the other one was long"
+        long.result()
+        digest = v.digest()
+    assert loaded(rig, file).digest() == digest
 
 
 def test_a_damaged_file_never_arrives_whole(rig):

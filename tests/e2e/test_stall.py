@@ -136,6 +136,8 @@ def test_a_stalled_log_is_seen_within_two_seconds_and_so_is_its_end(watched):
         for m in others:
             g.pause(m)
         all_see(True, time.monotonic(), begins)
+        code, why = leader.http("/readyz")
+        assert code == 503, why
         for m in others:
             g.resume(m)
         all_see(False, time.monotonic(), ends)

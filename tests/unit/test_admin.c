@@ -269,12 +269,12 @@ static void readyz_names_the_reason(void **state)
          "the log is stalled: no space left\n"},
         {{.state = "serving", .role = "leader", .refusing_writes = true, .lag_ms = 12000, .lag_max_ms = 10000},
          "writes are refused: the oldest write not durable is 12000 ms old"},
+        {{.state = "serving", .role = "detached", .detached = true}, "the majority of the members is lost: sync"},
         {{.state = "fed", .role = "follower", .leader = "b"}, "there is no link to the leader, b\n"},
         {{.state = "fed", .role = "none"}, "no leader is known\n"},
         {{.state = "draining", .role = "follower", .leader = "b"}, "shutting down\n"},
         {{.state = "serving", .role = "leader", .draining = true, .member_count = 3},
-         "draining: out of service until ctl undrain or a restart; it still leads\n"},
-    };
+         "draining: out of service until ctl undrain or a restart; it still leads\n"}};
     struct buf r = {0};
 
     (void)state;
